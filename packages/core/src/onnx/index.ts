@@ -1,0 +1,2 @@
+export * as Graph from "./Graph.ts"
+export * as Model from "./Model.ts"
