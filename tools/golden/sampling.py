@@ -30,7 +30,7 @@ def stored(tensor):
 
 
 def case(name, *, repetition_penalty=1.0, temperature=1.0, top_k=0, top_p=1.0, logits=None, previous=None):
-    logits = torch.randn((B, V), generator=generator, dtype=torch.float32) * 3 if logits is None else logits
+    logits = torch.randn((B, V), generator=generator, dtype=torch.float32) * 1.2 if logits is None else logits
     previous = torch.randint(0, V, (logits.shape[0], 5), generator=generator) if previous is None else previous
     processors = LogitsProcessorList()
     if repetition_penalty != 1:
