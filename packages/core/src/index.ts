@@ -1,0 +1,12 @@
+/**
+ * Namespaces of Attune's core, in the order in which data flows through them. Loads no native code.
+ *
+ * @since 0.1.0
+ */
+export * as Tensor from "./Tensor.ts"
+export * as Tokens from "./Tokens.ts"
+export * as Prompt from "./Prompt.ts"
+export * as Completion from "./Completion.ts"
+export * as Rollout from "./Rollout.ts"
+export * as Logprobs from "./Logprobs.ts"
+export * as Kl from "./Kl.ts"
