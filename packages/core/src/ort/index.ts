@@ -1,0 +1,1 @@
+export * as Device from "./Device.ts"
