@@ -176,7 +176,7 @@ export class Device extends Context.Service<
   }
 >()("@attune/core/Device") {}
 
-const noDevice = "(no graph)"
+const noGraph = "(none)"
 
 /**
  * One output that came back, by name. Throws when the run did not return it, or when its dtype is not the one asked for.
@@ -255,10 +255,17 @@ const post = (
   return id
 }
 
+const subject = ({ graph, operation }: Where): string => (graph === noGraph ? operation : `graph "${graph}"`)
+
+interface Where {
+  readonly operation: OrtError["operation"]
+  readonly graph: string
+}
+
 /** `discard` undoes a request that succeeded after its fiber was interrupted. */
 const ask = <Op extends Request["op"]>(
   client: Client,
-  where: { readonly operation: OrtError["operation"]; readonly graph: string },
+  where: Where,
   prepare: (transfer: Array<ArrayBuffer>) => Extract<Request, { readonly op: Op }>,
   discard: (result: Results[Op]) => void
 ): Effect.Effect<Results[Op], OrtError> =>
@@ -269,11 +276,13 @@ const ask = <Op extends Request["op"]>(
       const transfer: Array<ArrayBuffer> = []
       const id = post(client, prepare(transfer), transfer, (reply) => {
         if ("broken" in reply) {
-          resume(new OrtError({ operation: "worker", graph: where.graph, message: `${where.graph}: ${reply.broken}` }))
+          resume(
+            new OrtError({ operation: "worker", graph: where.graph, message: `${subject(where)}: ${reply.broken}` })
+          )
         } else if ("error" in reply) {
           const cause = new Error(reply.error)
           if (reply.stack !== undefined) cause.stack = reply.stack
-          resume(new OrtError({ ...where, message: `${where.graph}: ${reply.error}`, cause }))
+          resume(new OrtError({ ...where, message: `${subject(where)}: ${reply.error.trim()}`, cause }))
         } else if ("result" in reply) {
           answered = reply.result as Results[Op]
           if (interrupted) discard(answered)
@@ -328,7 +337,7 @@ const makeDevice = (client: Client, provider: Provider, threads: number, reason:
   const runSession = (id: number, session: Omit<Session, "run">, keep: ReadonlySet<string>): Session["run"] => {
     const outputNames = session.outputs.map(({ name }) => name)
     const where = { operation: "run", graph: session.name } as const
-    const reject = (problem: string) => new OrtError({ ...where, message: `${session.name}: ${problem}` })
+    const reject = (problem: string) => new OrtError({ ...where, message: `${subject(where)}: ${problem}` })
     return Effect.fnUntraced(function* (feeds, options = {}) {
       const problem = checkFeeds(session, feeds)
       if (problem !== undefined) return yield* reject(problem)
@@ -413,18 +422,18 @@ const makeDevice = (client: Client, provider: Provider, threads: number, reason:
       const id = nextId()
       yield* ask<"upload">(
         client,
-        { operation: "upload", graph: noDevice },
+        { operation: "upload", graph: noGraph },
         (transfer) => ({ op: "upload", tensor: toWire(tensor, transfer), id }),
         () => releaseIds([id])
       )
       return { _tag: "DeviceTensor", id, dtype: tensor.dtype, shape: tensor.shape } as const
     }),
     download: Effect.fnUntraced(function* (tensor) {
-      const where = { operation: "download", graph: noDevice } as const
+      const where = { operation: "download", graph: noGraph } as const
       return fromWire(yield* ask<"download">(client, where, () => ({ op: "download", id: tensor.id }), nothing))
     }),
     release: (tensors) => Effect.sync(() => releaseIds(Array.from(tensors, ({ id }) => id))),
-    stats: ask<"stats">(client, { operation: "run", graph: noDevice }, () => ({ op: "stats" }), nothing)
+    stats: ask<"stats">(client, { operation: "run", graph: noGraph }, () => ({ op: "stats" }), nothing)
   })
 }
 
@@ -453,6 +462,9 @@ const cudaLibrary = (): string =>
     process.platform === "win32" ? "onnxruntime_providers_cuda.dll" : "libonnxruntime_providers_cuda.so"
   )
 
+// ONNX Runtime puts source file, function and condition before what the reader can use.
+const lastSentence = (reason: string): string => reason.trim().split(" was false. ").at(-1)!
+
 const probeProvider = (provider: Provider): Effect.Effect<ProviderStatus> =>
   Effect.callback((resume) => {
     const answer = (available: boolean, reason: string) => resume(Effect.succeed({ provider, available, reason }))
@@ -468,7 +480,7 @@ const probeProvider = (provider: Provider): Effect.Effect<ProviderStatus> =>
         if (line.startsWith("{")) {
           const outcome: { readonly available: boolean; readonly reason: string } = JSON.parse(line)
           // A library that aborts when its process ends is no use either: the result would be lost with it.
-          if (error === null) return answer(outcome.available, outcome.reason)
+          if (error === null) return answer(outcome.available, lastSentence(outcome.reason))
         }
         const how = error?.signal ?? `exit code ${error?.code}`
         answer(false, `the test process died (${how})`)
@@ -537,7 +549,7 @@ const connectWorker = (settings: { readonly provider: Provider; readonly threads
       })
       const fail = (reason: string) => {
         breakDown(client, reason)
-        resume(new OrtError({ operation: "worker", graph: noDevice, message: reason }))
+        resume(new OrtError({ operation: "worker", graph: noGraph, message: reason }))
       }
       worker.on("message", (reply: Reply) => {
         if (!("ready" in reply)) return receive(client, reply)

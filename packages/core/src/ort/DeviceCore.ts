@@ -164,9 +164,20 @@ const slots = (metadata: ReadonlyArray<Ort.InferenceSession.ValueMetadata>, kind
     return { name: slot.name, dtype: dtypeOf(slot.type, `${kind} "${slot.name}"`), shape: slot.shape }
   })
 
+// With Float16Array (Node 24) a float16 tensor reaches the binding with length zero: it gets a plain object around the raw
+// bits, with the fields that it reads.
+const feedable = (tensor: Ort.Tensor): Ort.Tensor => {
+  if (tensor.type !== "float16" || tensor.location !== "cpu") return tensor
+  const { buffer, byteOffset, length } = tensor.data as Uint16Array | Float16Array
+  const data = new Uint16Array(buffer, byteOffset, length)
+  return { type: "float16", dims: tensor.dims, location: "cpu", data } as unknown as Ort.Tensor
+}
+
+// Other dtypes have no GPU buffer in onnxruntime-common; kept ones stay in worker memory.
+const gpuDTypes: ReadonlySet<Tensor.DType> = new Set(["float32", "float16", "int32", "int64", "uint8", "bool"])
+
 const toOrt = ({ buffer, dtype, shape }: WireTensor): Ort.Tensor => {
   if (dtype === "bfloat16") throw new Error("bfloat16 tensors cannot be fed to ONNX Runtime; convert them to float32")
-  // float16 stays raw bits: onnxruntime-common wraps the Uint16Array itself where Float16Array exists
   const { data } = Tensor.fromBytes(dtype, new Uint8Array(buffer), shape)
   return new Ort.Tensor(dtype as "float32", data as Float32Array, shape)
 }
@@ -255,7 +266,7 @@ export const make = (options: { readonly provider: Provider; readonly threads: n
 
   const move = async (tensor: Ort.Tensor, direction: "up" | "down"): Promise<Ort.Tensor> => {
     const session = await mover(dtypeOf(tensor.type, "the tensor"), direction)
-    return (await session.run({ x: tensor }))["y"]!
+    return (await session.run({ x: feedable(tensor) })).y!
   }
 
   const free = async (session: Session): Promise<void> => {
@@ -264,15 +275,23 @@ export const make = (options: { readonly provider: Provider; readonly threads: n
   }
 
   const compile = async (request: Extract<Request, { op: "compile" }>): Promise<Results["compile"]> => {
-    const native = await create(request.model, request.provider, request.keep, request.profile)
-    const session: Session = { native, provider: request.provider, profiled: request.profile !== undefined }
+    const { keep, model, profile, provider } = request
+    const settle = (native: Ort.InferenceSession): Session => ({ native, provider, profiled: profile !== undefined })
+    let session = settle(await create(model, provider, keep, profile))
     try {
+      const { native } = session
       const inputs = slots(native.inputMetadata, "input")
       const outputs = slots(native.outputMetadata, "output")
-      for (const name of request.keep) {
+      for (const name of keep) {
         if (!native.outputNames.includes(name)) {
           throw new Error(`keep names "${name}", but the graph's outputs are ${native.outputNames.join(", ")}`)
         }
+      }
+      const onGpu = keep.filter((name) => gpuDTypes.has(outputs.find((output) => output.name === name)!.dtype))
+      if (provider === "webgpu" && onGpu.length < keep.length) {
+        // Locations are fixed when a session is made, dtypes are known only afterwards.
+        await free(session)
+        session = settle(await create(model, provider, onGpu, profile))
       }
       sessions.set(request.session, session)
       return { inputs, outputs }
@@ -290,14 +309,14 @@ export const make = (options: { readonly provider: Provider; readonly threads: n
     const feeds: Record<string, Ort.Tensor> = {}
     for (const [name, feed] of Object.entries(request.feeds)) {
       if ("buffer" in feed) {
-        feeds[name] = toOrt(feed)
+        feeds[name] = feedable(toOrt(feed))
         continue
       }
       const { tensor } = residentOf(feed.resident, `feed "${name}" (device tensor ${feed.resident})`)
       if (tensor.location === "gpu-buffer" && provider !== "webgpu") {
         throw new Error(`feed "${name}" is on the GPU, but this graph was compiled for ${provider}; download it first`)
       }
-      feeds[name] = tensor
+      feeds[name] = feedable(tensor)
     }
     const outputs = await native.run(feeds, request.fetch)
     // Dtypes were checked when the session was made, so nothing fails between here and the reply.
@@ -326,7 +345,8 @@ export const make = (options: { readonly provider: Provider; readonly threads: n
         return run(request, transfer)
       case "upload": {
         const tensor = toOrt(request.tensor)
-        hold(request.id, options.provider === "webgpu" ? await move(tensor, "up") : tensor, "the tensor")
+        const onGpu = options.provider === "webgpu" && gpuDTypes.has(request.tensor.dtype)
+        hold(request.id, onGpu ? await move(tensor, "up") : tensor, "the tensor")
         return null
       }
       case "download": {
