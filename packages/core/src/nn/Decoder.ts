@@ -1,0 +1,76 @@
+/**
+ * What every decoder-only architecture is to the rest of Attune: a list of parameters, and one forward pass written once
+ * for training, prompts and single-token decoding.
+ *
+ * Tokens are rows of a flat list (`[M, ...]`); only attention knows how the rows form sequences, and it is passed in. An
+ * encoder-decoder takes two `Attend` functions in the same way.
+ *
+ * @since 0.1.0
+ */
+import type { Graph, Value } from "../onnx/Graph.ts"
+
+/**
+ * One trainable tensor, by its Hugging Face name.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Parameter {
+  readonly name: string
+  readonly shape: ReadonlyArray<number>
+  /** Whether weight decay applies by default: matrices decay, norms and biases do not. */
+  readonly decay: boolean
+}
+
+/**
+ * Looks a parameter up by name in the graph that is being built.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Weights = (name: string) => Value
+
+/**
+ * Mixes tokens within their sequences. `q` `[M, H * Dh]`; `k`, `v` `[M, KV * Dh]`, positions already applied; the result
+ * is `[M, H * Dh]`. Called once for each layer, in order.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Attend = (layer: number, q: Value, k: Value, v: Value) => Value
+
+/**
+ * Sizes that attention and caches need.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface HeadSizes {
+  readonly heads: number
+  /** Number of key and value heads; query heads share them in groups of `heads / kvHeads`. */
+  readonly kvHeads: number
+  readonly headDim: number
+}
+
+/**
+ * A decoder-only language model.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Decoder extends HeadSizes {
+  /** `model_type` of its configuration. */
+  readonly modelType: string
+  readonly layers: number
+  /** Model width, `D`. */
+  readonly width: number
+  readonly vocabSize: number
+  /** Longest sequence that the model was made for, in tokens. */
+  readonly contextLength: number
+  /** All parameters; a tied language-model head is not a second one. */
+  readonly parameters: ReadonlyArray<Parameter>
+  /** Name of the matrix `[V, D]` that turns hidden states into logits. */
+  readonly headWeight: string
+  /** Final hidden states `[M, D]`, after the last norm, of `tokens` `[M]` at `positions` `[M]` (both `int64`). */
+  readonly forward: (g: Graph, weights: Weights, tokens: Value, positions: Value, attend: Attend) => Value
+}
