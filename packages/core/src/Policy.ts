@@ -1,0 +1,77 @@
+/**
+ * Language models, and the two roles that they play during alignment. No model runs here: see `ort/OrtPolicy.ts`.
+ *
+ * @since 0.1.0
+ */
+import { Context, type Effect, Schema } from "effect"
+import type { SamplerShape } from "./Sampler.ts"
+import type { Tokenizer } from "./Tokenizer.ts"
+
+/**
+ * Reports that a model could not be evaluated, whatever it runs on: an input that it cannot take (`message` names it and
+ * says what to do) or a failure of its runtime (`cause`).
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class ModelError extends Schema.TaggedError<ModelError>()("ModelError", {
+  model: Schema.String,
+  operation: Schema.Literals(["load", "sample", "logprobs", "save"]),
+  message: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
+}) {}
+
+/**
+ * A prompt and what followed it, as token ids.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Continuation {
+  readonly prompt: ArrayLike<number>
+  readonly completion: ArrayLike<number>
+}
+
+/**
+ * A language model that can be sampled and scored.
+ *
+ * **Details**
+ *
+ * `logprobs` returns for each continuation the log-probs `[T]`, in nats, of its completion's tokens given everything
+ * before them, at temperature 1. A prompt has at least one token. Fails when a sequence is longer than `contextLength`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface PolicyShape extends SamplerShape {
+  /** For messages and reports: a directory or a repository. */
+  readonly name: string
+  readonly tokenizer: Tokenizer
+  /** Number of token ids, `V`. */
+  readonly vocabSize: number
+  /** Longest sequence, in tokens. */
+  readonly contextLength: number
+  readonly logprobs: (
+    continuations: ReadonlyArray<Continuation>
+  ) => Effect.Effect<ReadonlyArray<Float32Array>, ModelError>
+}
+
+/**
+ * Service for the model being trained.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Policy extends Context.Service<Policy, PolicyShape>()("@attune/core/Policy") {}
+
+/**
+ * Service for the frozen model that the KL penalty is measured against.
+ *
+ * **Details**
+ *
+ * It has the shape of `Policy` and a key of its own, so a program that forgets the reference does not compile.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Reference extends Context.Service<Reference, PolicyShape>()("@attune/core/Reference") {}
