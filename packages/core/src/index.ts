@@ -6,6 +6,7 @@
 export * as Tensor from "./Tensor.ts"
 export * as Tokens from "./Tokens.ts"
 export * as Prompt from "./Prompt.ts"
+export * as Tokenizer from "./Tokenizer.ts"
 export * as Completion from "./Completion.ts"
 export * as Rollout from "./Rollout.ts"
 export * as Logprobs from "./Logprobs.ts"
