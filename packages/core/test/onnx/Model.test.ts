@@ -282,6 +282,11 @@ describe("decode and toGraph", () => {
     assert.deepStrictEqual(plain(decodeGraph(Model.encode(graph))), plain(graph))
   })
 
+  it("keep a byte order mark that begins a string", () => {
+    const marked = graphOf("g", [], [], {}, [node("Constant", [], ["x"], { value_string: { string: "\uFEFFa" } })])
+    assert.deepStrictEqual(plain(decodeGraph(Model.encode(marked))), plain(marked))
+  })
+
   it("keep the graph around a subgraph", () => {
     const main = decodeGraph(Model.encode(loopGraph()))
     const body = main.nodes[0]!.attributes.body!
