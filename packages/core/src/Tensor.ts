@@ -150,7 +150,8 @@ export const fromBytes = <D extends DType>(
   shape: ReadonlyArray<number>
 ): Tensor<D> => {
   const width = bytesPerElement[dtype]
-  const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice()
+  // `slice` of a Node `Buffer` shares memory; this one copies.
+  const aligned = bytes.byteOffset % width === 0 ? bytes : Uint8Array.prototype.slice.call(bytes)
   return make(dtype, view[dtype](aligned.buffer, aligned.byteOffset, bytes.byteLength / width), shape)
 }
 

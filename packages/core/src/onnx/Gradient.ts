@@ -37,7 +37,7 @@ const isScatter = (contribution: Contribution): contribution is ScatterAdd => "_
 
 // Sums dense parts, then adds the sparse ones into them.
 const total = (g: Graph.Graph, of: Value, parts: ReadonlyArray<Contribution>): Value => {
-  const dense = parts.filter((part) => !isScatter(part))
+  const dense = parts.filter((part): part is Value => !isScatter(part))
   const start = dense.length > 0
     ? dense.reduce((a, b) => Op.Add(g, a, b))
     : Op.ConstantOfShape(g, of.shape)
@@ -46,6 +46,9 @@ const total = (g: Graph.Graph, of: Value, parts: ReadonlyArray<Contribution>): V
     start
   )
 }
+
+// Integers and booleans are constant almost everywhere: no gradient flows through them.
+const isFloat = ({ dtype }: Value): boolean => dtype.includes("float")
 
 const unbroadcast = (g: Graph.Graph, dy: Value, shape: Graph.Shape): Value => {
   const axes = Shape.broadcastAxes(dy.shape, shape)
@@ -72,7 +75,8 @@ export const backward = (
 
   const trainable = new Set(parameters.map((parameter) => parameter.name))
   for (const node of forward) {
-    if (node.inputs.some((name) => trainable.has(name))) for (const name of node.outputs) trainable.add(name)
+    if (!Graph.reads(node).some((name) => trainable.has(name))) continue
+    for (const name of node.outputs) if (isFloat(Graph.value(graph, name))) trainable.add(name)
   }
 
   const parts = new Map<string, Array<Contribution>>()
@@ -92,20 +96,21 @@ export const backward = (
     if (!node.outputs.some((name) => trainable.has(name) && parts.has(name))) continue
     const outputs = node.outputs.map((name) => Graph.value(graph, name))
     const gradients = outputs.map(gradient)
-    const stated = graph.derivatives.get(node.outputs[0]!)
+    const at = node.outputs.findIndex((name, i) => gradients[i] !== undefined && graph.derivatives.has(name))
+    const stated = graph.derivatives.get(node.outputs[at] ?? "")
     if (stated !== undefined) {
-      const dxs = stated.rule(gradients[0]!)
+      const dxs = stated.rule(gradients[at]!)
       stated.inputs.forEach((input, i) => contribute(input, dxs[i]!))
       continue
     }
-    const inputs = node.inputs.map((name) => Graph.value(graph, name))
+    const inputs = node.inputs.map((name) => name === "" ? undefined : Graph.value(graph, name))
     const rule = (gradientRules as Readonly<Record<string, GradientRule | undefined>>)[node.op]
     const missing = () => Result.fail(new MissingGradientRule({ op: node.op, node: node.name }))
     if (rule === undefined) return missing()
     const seen: ForwardNode = { inputs, outputs, attributes: node.attributes, gradients }
     try {
       const dxs = rule(graph, seen, gradients[0] ?? gradients.find((dy) => dy !== undefined)!)
-      inputs.forEach((input, i) => contribute(input, dxs[i] ?? null))
+      inputs.forEach((input, i) => input === undefined || contribute(input, dxs[i] ?? null))
     } catch (error) {
       if (error instanceof LoopNotDifferentiable) return missing()
       throw error

@@ -34,7 +34,8 @@ export interface ScatterAdd {
  * @since 0.1.0
  */
 export interface ForwardNode {
-  readonly inputs: ReadonlyArray<Value>
+  /** `undefined` is an optional input left out. */
+  readonly inputs: ReadonlyArray<Value | undefined>
   readonly outputs: ReadonlyArray<Value>
   readonly attributes: Readonly<Record<string, Attribute>>
   /** dL/d(output) of every output, `undefined` where nothing depends on it. */
@@ -197,6 +198,11 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
 
   // y = Σ x                       dx = dy, repeated
   ReduceSum: (g, node, dy) => [spread(g, node, dy), null],
+  // y = Σ x²                      dx = 2 x dy, repeated
+  ReduceSumSquare: (g, node, dy) => {
+    const x = node.inputs[0]!
+    return [Op.Mul(g, Op.Add(g, x, x), spread(g, node, dy)), null]
+  },
   // y = Σ x / n                   dx = dy / n, repeated
   ReduceMean: (g, node, dy) => {
     const x = node.inputs[0]!
@@ -278,9 +284,9 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
   // y = [a, b, ...]               da, db, ... = the parts of dy
   Concat: (g, node, dy) => {
     const axis = Shape.axis(dy.shape, intAttribute(node, "axis", 0))
-    const dims = node.inputs.map((input) => input.shape[axis]!)
+    const dims = node.inputs.map((input) => input!.shape[axis]!)
     const known = dims.every((dim) => typeof dim === "number")
-    const sizes = node.inputs.map((input) => Graph.dim(g, input.shape[axis]!))
+    const sizes = dims.map((dim) => Graph.dim(g, dim))
     return known ? Op.Split(g, dy, dims, axis) : Op.SplitAt(g, dy, Op.Concat(g, sizes, 0), dims, axis)
   },
   // a, b, ... = parts of x        dx = [da, db, ...]

@@ -303,13 +303,20 @@ export const shape = (graph: Graph, dims: Shape): Value => {
 const subgraphs = (node: Node): ReadonlyArray<Graph> =>
   Object.values(node.attributes).flatMap((attribute) => "graph" in attribute ? [attribute.graph] : [])
 
-const reads = (graph: Graph): ReadonlyArray<string> => [
-  ...graph.nodes.flatMap((node) => [...node.inputs, ...subgraphs(node).flatMap(reads)]),
-  ...graph.outputs.map((output) => output.name)
+/**
+ * Names that a node reads: its inputs, and all that its subgraphs read, values of the graphs around them among it.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const reads = (node: Node): ReadonlyArray<string> => [
+  ...node.inputs,
+  ...subgraphs(node).flatMap((body) => [...body.nodes.flatMap(reads), ...body.outputs.map((output) => output.name)])
 ]
 
 /**
- * Removes nodes and initializers that no output depends on, in place.
+ * Removes nodes and initializers that no output depends on, in place. Their values are forgotten, so that constants and
+ * dimensions can be asked for again.
  *
  * @category transforming
  * @since 0.1.0
@@ -318,13 +325,20 @@ export const prune = (graph: Graph): Graph => {
   const needed = new Set(graph.outputs.map((output) => output.name))
   const kept: Array<Node> = []
   for (const node of graph.nodes.toReversed()) {
-    if (!node.outputs.some((name) => needed.has(name))) continue
+    if (!node.outputs.some((name) => needed.has(name))) {
+      for (const name of node.outputs) graph.values.delete(name)
+      continue
+    }
     kept.push(node)
-    for (const name of node.inputs) needed.add(name)
-    for (const body of subgraphs(node)) for (const name of reads(prune(body))) needed.add(name)
+    for (const body of subgraphs(node)) prune(body)
+    for (const name of reads(node)) needed.add(name)
   }
   graph.nodes.splice(0, graph.nodes.length, ...kept.reverse())
-  for (const name of graph.initializers.keys()) if (!needed.has(name)) graph.initializers.delete(name)
+  for (const name of graph.initializers.keys()) {
+    if (needed.has(name)) continue
+    graph.initializers.delete(name)
+    graph.values.delete(name)
+  }
   return graph
 }
 

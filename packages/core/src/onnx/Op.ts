@@ -22,7 +22,7 @@ export type OpName =
   | "Erf" | "Exp" | "Expand" | "FusedMatMul" | "Gather" | "GatherElements" | "Gelu" | "Gemm" | "Greater" | "GreaterOrEqual"
   | "Identity" | "If" | "IsInf" | "IsNaN" | "LayerNormalization" | "Less" | "LessOrEqual" | "Log" | "LogSoftmax" | "Loop"
   | "MatMul" | "Max" | "Min" | "Mul" | "Neg" | "Not" | "Or" | "Pow" | "Range" | "Reciprocal" | "ReduceMax" | "ReduceMean"
-  | "ReduceMin" | "ReduceSum" | "Relu" | "Reshape" | "RotaryEmbedding" | "ScatterElements" | "Shape" | "Sigmoid"
+  | "ReduceMin" | "ReduceSum" | "ReduceSumSquare" | "Relu" | "Reshape" | "RotaryEmbedding" | "ScatterElements" | "Shape" | "Sigmoid"
   | "SimplifiedLayerNormalization" | "Sin" | "Slice" | "Softmax" | "Split" | "Sqrt" | "Squeeze" | "Sub" | "Tanh" | "TopK"
   | "Transpose" | "Unsqueeze" | "Where"
 
@@ -119,6 +119,7 @@ const reduction = (op: OpName) => (g: G, x: Value, axes: ReadonlyArray<number>, 
   })
 
 export const ReduceSum = reduction("ReduceSum")
+export const ReduceSumSquare = reduction("ReduceSumSquare")
 export const ReduceMean = reduction("ReduceMean")
 export const ReduceMax = reduction("ReduceMax")
 export const ReduceMin = reduction("ReduceMin")

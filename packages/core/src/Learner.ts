@@ -1,0 +1,71 @@
+/**
+ * What updates a model: it owns the optimizer's state, and turns batches of examples into steps.
+ *
+ * No model runs here: see `ort/OrtLearner.ts`.
+ *
+ * @since 0.1.0
+ */
+import { type Effect, Schema } from "effect"
+import type { Example, Fields } from "./Loss.ts"
+import type { PolicyShape } from "./Policy.ts"
+import type { Tensor } from "./Tensor.ts"
+
+/**
+ * Reports that an update was refused or failed. `reason` says which: an `input` that cannot be learned from (the message
+ * names step and example), a loss or gradient that was not `finite` (parameters are those before that step), or the
+ * `runtime`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class LearnerError extends Schema.TaggedError<LearnerError>()("LearnerError", {
+  reason: Schema.Literals(["input", "finite", "runtime"]),
+  step: Schema.Int,
+  message: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
+}) {}
+
+/**
+ * What one optimizer step reports: `loss`, `grad_norm` (before clipping), `learning_rate`, `tokens` (targets), and the
+ * metrics of the loss.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type StepMetrics = Readonly<Record<string, number>>
+
+/**
+ * Everything that a learner needs to go on exactly where it was: the number of steps taken and, by part (`weights`,
+ * `first`, `second`, `ema`) and parameter name, the tensors.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LearnerState {
+  readonly step: number
+  readonly tensors: Readonly<Record<string, ReadonlyMap<string, Tensor<"float32">>>>
+}
+
+/**
+ * Trains one model with one loss.
+ *
+ * **Details**
+ *
+ * `update` takes the batches of consecutive optimizer steps and returns a record for each. The weights of `policy` are
+ * the learner's: after `update` it samples and scores with the new ones. `stepsPerRun` is how many steps are best given
+ * at once. `fingerprint` names architecture, trained parameters and loss, so that a checkpoint of another learner is
+ * recognised.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Learner<F extends Fields = Fields> {
+  readonly policy: PolicyShape
+  readonly fingerprint: string
+  readonly stepsPerRun: number
+  readonly update: (
+    batches: ReadonlyArray<ReadonlyArray<Example<F>>>
+  ) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError>
+  readonly state: Effect.Effect<LearnerState, LearnerError>
+  readonly restore: (state: LearnerState) => Effect.Effect<void, LearnerError>
+}

@@ -1,0 +1,99 @@
+/**
+ * A loss is a graph function: it names the tensors that it needs beside the tokens, and builds a scalar from them and
+ * from what the model says.
+ *
+ * Shapes: `N` counts the target tokens of a batch, all sequences together, in order; `B` counts its sequences. Nothing is
+ * padded along `N`, so a loss needs no mask.
+ *
+ * @since 0.1.0
+ */
+import * as Graph from "./onnx/Graph.ts"
+import type { Value } from "./onnx/Graph.ts"
+import * as Op from "./onnx/Op.ts"
+
+/**
+ * `["N"]`: a number for each target token. `["B"]`: a number for each sequence.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type FieldShape = readonly ["N"] | readonly ["B"]
+
+/**
+ * The tensors that a loss needs beside tokens and weights, all `float32`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Fields = Readonly<Record<string, FieldShape>>
+
+/**
+ * One sequence to learn from.
+ *
+ * **Details**
+ *
+ * `tokens` `[T]`. `weights` `[T]`: how much the prediction of token `t` counts; zero for tokens that are not targets (the
+ * prompt), never negative, and `weights[0]` is zero because nothing predicts the first token. A step divides them by
+ * their sum over its whole batch, so equal weights give the mean over target tokens.
+ *
+ * `fields`: an array with one entry per target token for a `["N"]` field, a number for a `["B"]` field.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Example<F extends Fields = Fields> {
+  readonly tokens: Int32Array
+  readonly weights: Float32Array
+  readonly fields: { readonly [K in keyof F]: F[K] extends readonly ["N"] ? Float32Array : number }
+}
+
+/**
+ * What a loss is built from.
+ *
+ * **Details**
+ *
+ * `logprobs` `[N]`: log-probs of the target tokens under the model that is being updated, nats, temperature 1.
+ * `entropy` `[N]`: entropy of the distributions that they were drawn from. `weights` `[N]`: add up to one over the
+ * optimizer step. `fields`: the tensors that the loss asked for.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Inputs<F extends Fields = Fields> {
+  readonly g: Graph.Graph
+  readonly logprobs: () => Value
+  readonly entropy: () => Value
+  readonly weights: Value
+  readonly fields: { readonly [K in keyof F]: Value }
+}
+
+/**
+ * A loss. `metrics` lists the names of the scalars that `build` returns beside the loss; like the loss they are summed
+ * over micro-batches, so build them with {@link mean}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Loss<F extends Fields = Fields, M extends string = string> {
+  readonly name: string
+  readonly fields: F
+  readonly metrics: ReadonlyArray<M>
+  readonly build: (inputs: Inputs<F>) => { readonly loss: Value; readonly metrics: Readonly<Record<M, Value>> }
+}
+
+/**
+ * Makes a loss; a plain identity that lets the types of fields and metrics be inferred.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = <const F extends Fields, const M extends string>(loss: Loss<F, M>): Loss<F, M> => loss
+
+/**
+ * The weighted mean over the target tokens of a step: `Σ weights ∘ perToken`, a scalar.
+ *
+ * @category math
+ * @since 0.1.0
+ */
+export const mean = (g: Graph.Graph, perToken: Value, weights: Value): Value =>
+  Op.sumAll(g, Op.Mul(g, perToken, weights))

@@ -1,0 +1,156 @@
+/**
+ * AdamW and gradient clipping as graph fragments.
+ *
+ * @since 0.1.0
+ */
+import * as Graph from "./Graph.ts"
+import type { Value } from "./Graph.ts"
+import * as LearningRate from "./LearningRate.ts"
+import * as Op from "./Op.ts"
+
+/**
+ * Settings of AdamW, with PyTorch's defaults except that no weight decays unless asked.
+ *
+ * **Details**
+ *
+ * `learningRate`: a rate or a schedule. `weightDecay`: per step, times the learning rate, on the parameters that decay
+ * (matrices by default). `maxGradNorm`: the global norm above which gradients are scaled down; none by default.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AdamWOptions {
+  readonly learningRate: number | LearningRate.LearningRate
+  readonly beta1?: number | undefined
+  readonly beta2?: number | undefined
+  readonly epsilon?: number | undefined
+  readonly weightDecay?: number | undefined
+  readonly maxGradNorm?: number | undefined
+  /** Chooses the parameters that decay by name; default: matrices do, norms and biases do not. */
+  readonly decays?: ((parameter: string) => boolean) | undefined
+}
+
+/**
+ * An optimizer with every setting filled in.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AdamW {
+  readonly learningRate: LearningRate.LearningRate
+  readonly beta1: number
+  readonly beta2: number
+  readonly epsilon: number
+  readonly weightDecay: number
+  readonly maxGradNorm: number | undefined
+  readonly decays: ((parameter: string) => boolean) | undefined
+}
+
+/**
+ * AdamW: Adam with decoupled weight decay. Source: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2; `epsilon` is
+ * added to the bias-corrected root, as in PyTorch.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const adamW = (options: AdamWOptions): AdamW => ({
+  learningRate: typeof options.learningRate === "number"
+    ? LearningRate.constant(options.learningRate)
+    : options.learningRate,
+  beta1: options.beta1 ?? 0.9,
+  beta2: options.beta2 ?? 0.999,
+  epsilon: options.epsilon ?? 1e-8,
+  weightDecay: options.weightDecay ?? 0,
+  maxGradNorm: options.maxGradNorm,
+  decays: options.decays
+})
+
+/**
+ * Numbers of one step that do not depend on the gradient: `[keep, stepSize, epsilon]`.
+ *
+ * **Details**
+ *
+ * The moments are stored without their factors, `M = m / (1 - β1)` and `V = v / (1 - β2)`, which saves two passes over
+ * each parameter. With `c1 = 1 - β1^t`, `c2 = 1 - β2^t` and `r = √((1 - β2) / c2)`,
+ *
+ *     M ← β1 M + g        V ← β2 V + g²
+ *     w ← keep w - stepSize M / (√V + epsilon)
+ *
+ * is PyTorch's update when `keep = 1 - lr λ`, `stepSize = lr (1 - β1) / (c1 r)` and `epsilon = eps / r`.
+ *
+ * @category math
+ * @since 0.1.0
+ */
+export const coefficients = (optimizer: AdamW, step: number): readonly [keep: number, stepSize: number, epsilon: number] => {
+  const { beta1, beta2, epsilon, weightDecay } = optimizer
+  const rate = optimizer.learningRate(step)
+  const t = step + 1
+  const root = Math.sqrt((1 - beta2) / (1 - beta2 ** t))
+  return [1 - rate * weightDecay, (rate * (1 - beta1)) / ((1 - beta1 ** t) * root), epsilon / root]
+}
+
+/**
+ * A parameter with the optimizer's state for it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Slot {
+  readonly weight: Value
+  /** First moment over `1 - β1`. */
+  readonly first: Value
+  /** Second moment over `1 - β2`. */
+  readonly second: Value
+}
+
+/**
+ * One AdamW update of one parameter. `keep` is `null` where the parameter does not decay; the others are scalars.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const update = (
+  g: Graph.Graph,
+  { beta1, beta2 }: AdamW,
+  { first, second, weight }: Slot,
+  gradient: Value,
+  scalars: { readonly keep: Value | null; readonly stepSize: Value; readonly epsilon: Value }
+): Slot => {
+  const nextFirst = Op.Add(g, Op.Mul(g, first, Graph.scalar(g, beta1)), gradient)
+  const nextSecond = Op.Add(g, Op.Mul(g, second, Graph.scalar(g, beta2)), Op.Mul(g, gradient, gradient))
+  const direction = Op.Div(g, nextFirst, Op.Add(g, Op.Sqrt(g, nextSecond), scalars.epsilon))
+  const kept = scalars.keep === null ? weight : Op.Mul(g, weight, scalars.keep)
+  return {
+    weight: Op.Sub(g, kept, Op.Mul(g, direction, scalars.stepSize)),
+    first: nextFirst,
+    second: nextSecond
+  }
+}
+
+/**
+ * Norm of all gradients together, a scalar.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const globalNorm = (g: Graph.Graph, gradients: ReadonlyArray<Value>): Value =>
+  Op.Sqrt(
+    g,
+    gradients
+      .map((dy) => Op.ReduceSumSquare(g, dy, dy.shape.map((_, i) => i), false))
+      .reduce((a, b) => Op.Add(g, a, b))
+  )
+
+/**
+ * The factor that brings gradients of norm `norm` down to `maxGradNorm`: `min(1, max / (norm + 1e-6))`, as in PyTorch's
+ * `clip_grad_norm_`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const clipFactor = (g: Graph.Graph, norm: Value, maxGradNorm: number): Value =>
+  Op.Min(
+    g,
+    Graph.scalar(g, 1),
+    Op.Div(g, Graph.scalar(g, maxGradNorm), Op.Add(g, norm, Graph.scalar(g, 1e-6)))
+  )

@@ -1,0 +1,329 @@
+/**
+ * Training as one graph: K optimizer steps in an ONNX `Loop`, parameters and moments carried from step to step, so that
+ * nothing crosses into JavaScript in between.
+ *
+ * The same step also exists without the loop ({@link single}), for devices that keep its state in resident tensors.
+ *
+ * @since 0.1.0
+ */
+import { Result } from "effect"
+import type { DType } from "../Tensor.ts"
+import * as Gradient from "./Gradient.ts"
+import * as Graph from "./Graph.ts"
+import type { Value } from "./Graph.ts"
+import * as Op from "./Op.ts"
+import * as Optimizer from "./Optimizer.ts"
+
+/**
+ * A trainable or frozen tensor of the model.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface TrainParameter {
+  readonly name: string
+  readonly shape: ReadonlyArray<number>
+  readonly trainable: boolean
+  readonly decays: boolean
+}
+
+/**
+ * A tensor that every micro-batch brings. Symbolic dimensions are sizes of the micro-batch; in the loop each tensor is
+ * fed padded to the largest of them and cut to its own size.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface BatchInput {
+  readonly name: string
+  readonly dtype: DType
+  readonly shape: Graph.Shape
+}
+
+/**
+ * What one step computes.
+ *
+ * **Details**
+ *
+ * `sizes`: the symbolic dimensions of the batch inputs, in the order in which the loop is fed them. `forward` builds a
+ * scalar loss and named scalar metrics; both are sums over a step's micro-batches, so means must be taken with weights
+ * that add up to one over the whole step. `accumulate`: micro-batches per step. `ema`: decay of a moving average of the
+ * weights, none by default.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface TrainStep {
+  readonly name: string
+  readonly parameters: ReadonlyArray<TrainParameter>
+  readonly sizes: ReadonlyArray<string>
+  readonly batch: ReadonlyArray<BatchInput>
+  readonly metrics: ReadonlyArray<string>
+  readonly forward: (
+    g: Graph.Graph,
+    weights: (name: string) => Value,
+    batch: (name: string) => Value
+  ) => { readonly loss: Value; readonly metrics: Readonly<Record<string, Value>> }
+  readonly optimizer: Optimizer.AdamW
+  readonly accumulate: number
+  readonly ema?: number | undefined
+}
+
+/**
+ * Names of the metrics in the rows that a run returns: the loss, the gradient's norm before clipping, 1 where both were
+ * finite, then the step's own.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const metricNames = (step: TrainStep): ReadonlyArray<string> => ["loss", "grad_norm", "finite", ...step.metrics]
+
+/**
+ * Names of the state of a parameter, as graph inputs; the outputs carry {@link next} of them.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const stateNames = (step: TrainStep): ReadonlyArray<string> =>
+  step.parameters.filter((parameter) => parameter.trainable).flatMap(({ name }) => [
+    name,
+    `first:${name}`,
+    `second:${name}`,
+    ...(step.ema === undefined ? [] : [`ema:${name}`])
+  ])
+
+/**
+ * Name of the output that replaces the input `name`.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const next = (name: string): string => `next:${name}`
+
+const trainableOf = (step: TrainStep) => step.parameters.filter((parameter) => parameter.trainable)
+
+interface Sums {
+  readonly loss: Value
+  readonly metrics: ReadonlyArray<Value>
+  readonly gradients: ReadonlyArray<Value>
+}
+
+// Loss, metrics and gradients of one micro-batch, appended to `g`.
+const microBatch = (
+  g: Graph.Graph,
+  step: TrainStep,
+  weights: (name: string) => Value,
+  batch: (name: string) => Value
+): Result.Result<Sums, Gradient.MissingGradientRule> => {
+  const { loss, metrics } = step.forward(g, weights, batch)
+  const wanted = trainableOf(step).map(({ name }) => weights(name))
+  return Result.map(Gradient.backward(g, loss, wanted), (gradients) => ({
+    loss,
+    metrics: step.metrics.map((name) => metrics[name]!),
+    gradients: wanted.map((weight) => gradients.get(weight.name) ?? Op.ConstantOfShape(g, weight.shape))
+  }))
+}
+
+// The row `index` of a tensor that was padded and stacked, cut back to its own size.
+const rowOf = (
+  g: Graph.Graph,
+  input: BatchInput,
+  stacked: Value,
+  index: Value,
+  sizeOf: (dim: string) => Value
+): Value =>
+  input.shape.reduce<Value>(
+    (x, dim, axis) => typeof dim === "string" ? Op.Slice(g, x, Graph.ints(g, [0]), sizeOf(dim), axis, dim) : x,
+    Op.Gather(g, stacked, index)
+  )
+
+// The micro-batch number `index` of the stacked inputs of the graph around `g`.
+const readBatch = (g: Graph.Graph, step: TrainStep, index: Value): (name: string) => Value => {
+  const sizes = Op.Gather(g, Graph.value(g, "sizes"), index)
+  const sizeOf = (dim: string) => {
+    const i = step.sizes.indexOf(dim)
+    return Op.Slice(g, sizes, Graph.ints(g, [i]), Graph.ints(g, [i + 1]), 0, 1)
+  }
+  const values = new Map(step.batch.map((input) =>
+    [input.name, rowOf(g, input, Graph.value(g, input.name), index, sizeOf)] as const
+  ))
+  return (name) => values.get(name)!
+}
+
+// Sums of a step's micro-batches, from a loop inside the step.
+const accumulated = (
+  g: Graph.Graph,
+  step: TrainStep,
+  weights: (name: string) => Value,
+  firstIndex: Value
+): Result.Result<Sums, Gradient.MissingGradientRule> => {
+  const body = Graph.make(`${g.name}.micro`, g)
+  const iteration = Graph.input(body, `${body.name}/iteration`, "int64", [])
+  const condition = Graph.input(body, `${body.name}/condition`, "bool", [])
+  const sums = ["loss", ...step.metrics].map((name) => Graph.input(body, `${body.name}/sum:${name}`, "float32", []))
+  const sofar = trainableOf(step).map(({ name, shape }) =>
+    Graph.input(body, `${body.name}/sum:grad:${name}`, "float32", shape)
+  )
+  const own = microBatch(body, step, weights, readBatch(body, step, Op.Add(body, firstIndex, iteration)))
+  if (Result.isFailure(own)) return Result.fail(own.failure)
+  const { gradients, loss, metrics } = own.success
+  Graph.output(body, `${body.name}/go`, Op.Identity(body, condition))
+  for (const [i, value] of [loss, ...metrics].entries()) {
+    Graph.output(body, `${body.name}/next:${i}`, Op.Add(body, sums[i]!, value))
+  }
+  for (const [i, gradient] of gradients.entries()) {
+    Graph.output(body, `${body.name}/next:grad:${i}`, Op.Add(body, sofar[i]!, gradient))
+  }
+  const zero = Graph.scalar(g, 0)
+  const start = [...sums.map(() => zero), ...sofar.map(({ shape }) => Op.ConstantOfShape(g, shape))]
+  const totals = Op.Loop(g, Graph.int(g, step.accumulate), start, Graph.prune(body))
+  const scalars = 1 + step.metrics.length
+  return Result.succeed({
+    loss: totals[0]!,
+    metrics: totals.slice(1, scalars),
+    gradients: totals.slice(scalars)
+  })
+}
+
+interface State {
+  readonly slots: ReadonlyArray<Optimizer.Slot>
+  readonly ema: ReadonlyArray<Value>
+}
+
+const flat = ({ ema, slots }: State): ReadonlyArray<Value> =>
+  slots.flatMap(({ first, second, weight }, i) => [weight, first, second, ...(ema[i] === undefined ? [] : [ema[i]])])
+
+// New state and the row of metrics. Nothing changes when the loss or the gradient is not finite.
+const optimize = (
+  g: Graph.Graph,
+  step: TrainStep,
+  state: State,
+  { gradients, loss, metrics }: Sums,
+  coefficients: Value
+): { readonly state: ReadonlyArray<Value>; readonly row: Value; readonly finite: Value } => {
+  const { optimizer } = step
+  const norm = Optimizer.globalNorm(g, gradients)
+  const sum = Op.Add(g, loss, norm)
+  const finite = Op.Not(g, Op.Or(g, Op.IsNaN(g, sum), Op.IsInf(g, sum)))
+  const factor = optimizer.maxGradNorm === undefined ? null : Optimizer.clipFactor(g, norm, optimizer.maxGradNorm)
+  const scalar = (i: number) => Op.Reshape(g, Op.Gather(g, coefficients, Graph.ints(g, [i])), [])
+  const [keep, stepSize, epsilon] = [scalar(0), scalar(1), scalar(2)]
+
+  const updated = Graph.make(`${g.name}.update`, g)
+  const parameters = trainableOf(step)
+  const nextSlots = state.slots.map((slot, i) => {
+    const gradient = factor === null ? gradients[i]! : Op.Mul(updated, gradients[i]!, factor)
+    const decays = optimizer.weightDecay !== 0 && parameters[i]!.decays
+    return Optimizer.update(updated, optimizer, slot, gradient, { keep: decays ? keep! : null, stepSize: stepSize!, epsilon: epsilon! })
+  })
+  const nextEma = state.ema.map((average, i) => {
+    const decay = step.ema!
+    return Op.Add(
+      updated,
+      Op.Mul(updated, average, Graph.scalar(updated, decay)),
+      Op.Mul(updated, nextSlots[i]!.weight, Graph.scalar(updated, 1 - decay))
+    )
+  })
+  const results = flat({ slots: nextSlots, ema: nextEma })
+  results.forEach((value, i) => Graph.output(updated, `${updated.name}/out:${i}`, value))
+
+  const unchanged = Graph.make(`${g.name}.keep`, g)
+  flat(state).forEach((value, i) => Graph.output(unchanged, `${unchanged.name}/out:${i}`, Op.Identity(unchanged, value)))
+
+  const row = Op.Concat(
+    g,
+    [loss, norm, Op.Cast(g, finite, "float32"), ...metrics].map((value) => Op.Reshape(g, value, [1])),
+    0
+  )
+  return { state: Op.If(g, finite, Graph.prune(updated), unchanged, results), row, finite }
+}
+
+const declareState = (g: Graph.Graph, step: TrainStep, prefix: string): State => {
+  const declare = (name: string, shape: ReadonlyArray<number>) => Graph.input(g, `${prefix}${name}`, "float32", shape)
+  const slots: Array<Optimizer.Slot> = []
+  const ema: Array<Value> = []
+  for (const { name, shape } of trainableOf(step)) {
+    slots.push({
+      weight: declare(name, shape),
+      first: declare(`first:${name}`, shape),
+      second: declare(`second:${name}`, shape)
+    })
+    if (step.ema !== undefined) ema.push(declare(`ema:${name}`, shape))
+  }
+  return { slots, ema }
+}
+
+const lookUp = (step: TrainStep, state: State, frozen: (name: string) => Value) => {
+  const trained = new Map(trainableOf(step).map(({ name }, i) => [name, state.slots[i]!.weight]))
+  return (name: string): Value => trained.get(name) ?? frozen(name)
+}
+
+/**
+ * K steps in one run.
+ *
+ * **Details**
+ *
+ * Inputs: `steps` (`int64`, how many), `sizes` `[S, sizes]` (`int64`), each batch input stacked as `[S, ...]`,
+ * `coefficients` `[K, 3]` of the optimizer, and the state and frozen parameters by name, where `S = K * accumulate`.
+ * Outputs: {@link next} of each state tensor and `metrics` `[k, metricNames]`, where `k < K` when a step was not finite:
+ * that step's row is the last one, and the state is the one before it.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const loop = (step: TrainStep): Result.Result<Graph.Graph, Gradient.MissingGradientRule> => {
+  const top = Graph.make(step.name)
+  const trips = Graph.input(top, "steps", "int64", [])
+  Graph.input(top, "sizes", "int64", ["S", step.sizes.length])
+  for (const { dtype, name, shape } of step.batch) {
+    Graph.input(top, name, dtype, ["S", ...shape.map((dim) => typeof dim === "string" ? `max ${dim}` : dim)])
+  }
+  const coefficients = Graph.input(top, "coefficients", "float32", ["K", 3])
+  const initial = declareState(top, step, "")
+  for (const { name, shape, trainable } of step.parameters) {
+    if (!trainable) Graph.input(top, name, "float32", shape)
+  }
+
+  const body = Graph.make(`${step.name}.step`, top)
+  const iteration = Graph.input(body, `${body.name}/iteration`, "int64", [])
+  Graph.input(body, `${body.name}/condition`, "bool", [])
+  const state = declareState(body, step, `${body.name}/`)
+  const weights = lookUp(step, state, (name) => Graph.value(top, name))
+  const sums = step.accumulate === 1
+    ? microBatch(body, step, weights, readBatch(body, step, iteration))
+    : accumulated(body, step, weights, Op.Mul(body, iteration, Graph.int(body, step.accumulate)))
+  if (Result.isFailure(sums)) return Result.fail(sums.failure)
+  const { finite, row, state: results } = optimize(body, step, state, sums.success, Op.Gather(body, coefficients, iteration))
+  Graph.output(body, `${body.name}/go`, Op.Identity(body, finite))
+  results.forEach((value, i) => Graph.output(body, `${body.name}/out:${i}`, value))
+  Graph.output(body, `${body.name}/metrics`, row)
+
+  const outputs = Op.Loop(top, trips, flat(initial), Graph.prune(body), { scans: "k" })
+  stateNames(step).forEach((name, i) => Graph.output(top, next(name), outputs[i]!))
+  Graph.output(top, "metrics", outputs.at(-1)!)
+  return Result.succeed(Graph.prune(top))
+}
+
+/**
+ * One step of one micro-batch in one run: inputs and outputs as {@link loop}, without the leading dimensions, `steps`
+ * and `sizes`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const single = (step: TrainStep): Result.Result<Graph.Graph, Gradient.MissingGradientRule> => {
+  const g = Graph.make(step.name)
+  for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
+  const coefficients = Graph.input(g, "coefficients", "float32", [3])
+  const state = declareState(g, step, "")
+  for (const { name, shape, trainable } of step.parameters) {
+    if (!trainable) Graph.input(g, name, "float32", shape)
+  }
+  const weights = lookUp(step, state, (name) => Graph.value(g, name))
+  const sums = microBatch(g, step, weights, (name) => Graph.value(g, name))
+  if (Result.isFailure(sums)) return Result.fail(sums.failure)
+  const { row, state: results } = optimize(g, step, state, sums.success, coefficients)
+  stateNames(step).forEach((name, i) => Graph.output(g, next(name), results[i]!))
+  Graph.output(g, "metrics", row)
+  return Result.succeed(Graph.prune(g))
+}
