@@ -3,7 +3,8 @@
  *
  * @since 0.1.0
  */
-import { Schema } from "effect"
+import { Effect, Schema, type SchemaIssue } from "effect"
+import * as Form from "./Form.ts"
 
 /**
  * Schema for one turn of a conversation, as chat templates take it.
@@ -40,6 +41,61 @@ export const Content = Schema.Union([Schema.String, Schema.Array(Message)])
  * @since 0.1.0
  */
 export type Content = typeof Content.Type
+
+const MessageContent = Schema.Union([
+  Schema.String,
+  Schema.Array(Schema.Struct({ type: Schema.Literal("text"), text: Schema.String }))
+])
+
+const speakers: Readonly<Record<string, string>> = { human: "user", gpt: "assistant" }
+
+/**
+ * Schema for messages as files hold them: `{ role, content }` with text or a list of text parts, and ShareGPT's
+ * `{ from, value }`, whose `human` and `gpt` become `user` and `assistant`.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Messages: Schema.Codec<ReadonlyArray<Message>, unknown> = Schema.Array(Form.schema(Message, [
+  Form.make(
+    Schema.Struct({ role: Schema.String, content: MessageContent }),
+    ["role", "content"],
+    ({ content, role }) =>
+      Effect.succeed({ role, content: typeof content === "string" ? content : content.map(({ text }) => text).join("") })
+  ),
+  Form.make(
+    Schema.Struct({ from: Schema.String, value: Schema.String }),
+    ["from", "value"],
+    ({ from, value }) => Effect.succeed({ role: speakers[from] ?? from, content: value })
+  )
+]))
+
+/**
+ * Schema for text or messages as files hold them.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const FileContent: Schema.Codec<Content, unknown> = Schema.Union([Schema.String, Messages])
+
+/**
+ * The text of an answer that a file holds as text or as messages: one assistant message. Anything else is an issue at
+ * `field`.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const answer = (content: Content, field: string): Effect.Effect<string, SchemaIssue.Issue> => {
+  if (typeof content === "string") return Effect.succeed(content)
+  const [message] = content
+  return content.length === 1 && message?.role === "assistant"
+    ? Effect.succeed(message.content)
+    : Form.refuse(
+      field,
+      `Expected text or one assistant message, got ${JSON.stringify(content.map(({ role }) => role))}; ` +
+        "move earlier messages to the prompt"
+    )
+}
 
 /**
  * A prompt as the model sees it. `tokens` is `[T]`; `text` is what was tokenized, special tokens of a chat template

@@ -1,0 +1,65 @@
+/**
+ * Whether an answer did what it was told: the signal of hindsight relabelling, and of thumbs up and down.
+ *
+ * @since 0.1.0
+ */
+import { Effect, Schema, type SchemaIssue } from "effect"
+import * as Form from "./Form.ts"
+import * as Prompt from "./Prompt.ts"
+
+const Told = { instruction: Schema.optionalKey(Schema.NonEmptyString) }
+
+const Normal = Schema.Struct({
+  ...Told,
+  prompt: Prompt.Content,
+  completion: Schema.NonEmptyString,
+  satisfied: Schema.Boolean
+})
+
+type Encoded = typeof Normal.Encoded
+
+const normalize = (
+  fields: { readonly prompt: Prompt.Content; readonly completion: Prompt.Content; readonly instruction?: string },
+  satisfied: boolean
+): Effect.Effect<Encoded, SchemaIssue.Issue> =>
+  Effect.map(Prompt.answer(fields.completion, "completion"), (completion) => ({
+    ...(fields.instruction === undefined ? {} : { instruction: fields.instruction }),
+    prompt: fields.prompt,
+    completion,
+    satisfied
+  }))
+
+const Fields = { ...Told, prompt: Prompt.FileContent, completion: Prompt.FileContent }
+
+/**
+ * Schema for an answer with the verdict on it.
+ *
+ * **Details**
+ *
+ * `instruction` is what relabelling replaces (arXiv:2302.05206 writes `p`); `prompt` is the query that stays (`q`).
+ * Decodes `{ instruction?, prompt, completion, satisfied }` and the unpaired preferences of KTO, which call the verdict
+ * `label`. Encodes the former.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Instruction = Form.schema(Normal, [
+  Form.make(
+    Schema.Struct({ ...Fields, satisfied: Schema.Boolean }),
+    ["prompt", "completion", "satisfied"],
+    (fields) => normalize(fields, fields.satisfied)
+  ),
+  Form.make(
+    Schema.Struct({ ...Fields, label: Schema.Boolean }),
+    ["prompt", "completion", "label"],
+    (fields) => normalize(fields, fields.label)
+  )
+])
+
+/**
+ * An answer with the verdict on it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Instruction = typeof Instruction.Type

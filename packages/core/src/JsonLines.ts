@@ -1,0 +1,151 @@
+/**
+ * Files with one JSON value per line, checked line by line.
+ *
+ * Blank lines are skipped and counted; lines may end in `\n` or `\r\n`; a byte order mark is ignored.
+ *
+ * @since 0.1.0
+ */
+import { Effect, FileSystem, Path, Result, Schema, SchemaIssue, Stream } from "effect"
+
+/**
+ * Reports the file, the 1-based line and the field that could not be decoded, or the file that could not be read or
+ * written, in which case there is no line. Whoever made the file can fix it.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class FeedbackLineError extends Schema.TaggedError<FeedbackLineError>()("FeedbackLineError", {
+  file: Schema.String,
+  line: Schema.optionalKey(Schema.Int),
+  field: Schema.optionalKey(Schema.String),
+  reason: Schema.String
+}) {
+  override get message(): string {
+    const place = this.line === undefined ? this.file : `${this.file}, line ${this.line}`
+    return `${place}: ${this.field === undefined ? "" : `field "${this.field}": `}${this.reason}`
+  }
+}
+
+const formatIssue = SchemaIssue.makeFormatterStandardSchemaV1()
+
+const fromIssue = (file: string, line: number, issue: SchemaIssue.Issue): FeedbackLineError => {
+  const { issues } = formatIssue(issue)
+  const first = issues[0]
+  const path = first?.path ?? []
+  const field = path.map((key) => String(typeof key === "object" ? key.key : key)).join(".")
+  return new FeedbackLineError({
+    file,
+    line,
+    ...(field === "" ? {} : { field }),
+    reason: first?.message ?? "cannot be decoded"
+  })
+}
+
+const decodeLine = <A>(schema: Schema.Codec<A, unknown>) => {
+  const decode = Schema.decodeUnknownResult(schema)
+  return (file: string, line: number, text: string): Result.Result<A, FeedbackLineError> => {
+    const json = Result.try({
+      try: (): unknown => JSON.parse(text),
+      catch: (cause) =>
+        new FeedbackLineError({
+          file,
+          line,
+          reason: `is not JSON (${cause instanceof Error ? cause.message : String(cause)}); write one JSON value per line`
+        })
+    })
+    return Result.flatMap(json, (value) =>
+      Result.mapError(decode(value), (error) => fromIssue(file, line, error.issue)))
+  }
+}
+
+/**
+ * Decodes a file as it is read, holding one block of it in memory. Fails at the first line that cannot be decoded.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const stream = <A>(
+  file: string,
+  schema: Schema.Codec<A, unknown>
+): Stream.Stream<A, FeedbackLineError, FileSystem.FileSystem> => {
+  const decode = decodeLine(schema)
+  return Stream.unwrap(Effect.map(FileSystem.FileSystem, (fs) => fs.stream(file))).pipe(
+    Stream.mapError((error) => new FeedbackLineError({ file, reason: `cannot be read: ${error.message}` })),
+    Stream.decodeText,
+    Stream.splitLines,
+    Stream.zipWithIndex,
+    Stream.filter(([text]) => text.trim() !== ""),
+    Stream.mapEffect(([text, index]) => Effect.fromResult(decode(file, index + 1, text)))
+  )
+}
+
+/**
+ * Decodes a whole file.
+ *
+ * **Example** (Reading demonstrations)
+ *
+ * ```ts
+ * import { Demonstration, JsonLines } from "@attune/core"
+ *
+ * const demonstrations = JsonLines.read("demonstrations.jsonl", Demonstration.Demonstration)
+ * ```
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const read = <A>(
+  file: string,
+  schema: Schema.Codec<A, unknown>
+): Effect.Effect<ReadonlyArray<A>, FeedbackLineError, FileSystem.FileSystem> => Stream.runCollect(stream(file, schema))
+
+/**
+ * Writes one value per line. The file appears whole or not at all: it is written under a temporary name beside it,
+ * flushed to disk and renamed.
+ *
+ * @category encoding
+ * @since 0.1.0
+ */
+export const write: <A>(
+  file: string,
+  schema: Schema.Codec<A, unknown>,
+  values: Iterable<A>
+) => Effect.Effect<void, FeedbackLineError, FileSystem.FileSystem | Path.Path> = Effect.fn("JsonLines.write")(
+  function*<A>(file: string, schema: Schema.Codec<A, unknown>, values: Iterable<A>) {
+    const fs = yield* FileSystem.FileSystem
+    const path = yield* Path.Path
+    const encode = Schema.encodeUnknownResult(schema)
+    const encoder = new TextEncoder()
+    const temporary = path.join(path.dirname(file), `.${path.basename(file)}.partial`)
+
+    const writing = Effect.gen(function*() {
+      const handle = yield* fs.open(temporary, { flag: "w" })
+      let block: Array<string> = []
+      const flush = Effect.suspend(() => {
+        const bytes = encoder.encode(block.join(""))
+        block = []
+        return bytes.length === 0 ? Effect.void : handle.writeAll(bytes)
+      })
+      let line = 0
+      for (const value of values) {
+        line++
+        const encoded = yield* Effect.fromResult(
+          Result.mapError(encode(value), (error) => fromIssue(file, line, error.issue))
+        )
+        block.push(`${JSON.stringify(encoded)}\n`)
+        if (block.length === 1024) yield* flush
+      }
+      yield* flush
+      yield* handle.sync
+    }).pipe(Effect.scoped)
+
+    yield* writing.pipe(
+      Effect.andThen(fs.rename(temporary, file)),
+      Effect.onError(() => Effect.ignore(fs.remove(temporary, { force: true }))),
+      Effect.mapError((error) =>
+        error._tag === "FeedbackLineError"
+          ? error
+          : new FeedbackLineError({ file, reason: `cannot be written: ${error.message}` })
+      )
+    )
+  }
+)

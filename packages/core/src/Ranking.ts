@@ -1,0 +1,144 @@
+/**
+ * A comparison of answers to one prompt. Smaller ranks are better; equal ranks are ties.
+ *
+ * @since 0.1.0
+ */
+import { Effect, Schema, type SchemaIssue } from "effect"
+import * as Form from "./Form.ts"
+import * as Prompt from "./Prompt.ts"
+
+const Normal = Schema.Struct({
+  prompt: Prompt.Content,
+  completions: Schema.Array(Schema.NonEmptyString),
+  ranks: Schema.Array(Schema.Int)
+}).check(Schema.makeFilter(({ completions, ranks }) => {
+  if (completions.length < 2) {
+    return { path: ["completions"], issue: `Expected at least 2 completions to compare, got ${completions.length}` }
+  }
+  return completions.length === ranks.length ||
+    { path: ["ranks"], issue: `Expected one rank per completion: ${completions.length}, got ${ranks.length}` }
+}))
+
+type Encoded = typeof Normal.Encoded
+
+const assistantCue = "\n\nAssistant:"
+
+/** How much of two whole dialogues is their prompt: up to the last cue they share, else whole shared words. */
+const sharedPrompt = (chosen: string, rejected: string): number => {
+  let shared = 0
+  while (shared < chosen.length && shared < rejected.length && chosen[shared] === rejected[shared]) shared++
+  const cue = chosen.lastIndexOf(assistantCue, shared - assistantCue.length)
+  if (cue >= 0 && cue + assistantCue.length <= shared) return cue + assistantCue.length
+  const space = chosen.slice(0, shared).search(/\s\S*$/)
+  return Math.max(0, space)
+}
+
+const fromPair = (
+  prompt: Prompt.Content | undefined,
+  chosen: Prompt.Content,
+  rejected: Prompt.Content
+): Effect.Effect<Encoded, SchemaIssue.Issue> => {
+  if (typeof chosen === "string" && typeof rejected === "string") {
+    const split = prompt === undefined ? sharedPrompt(chosen, rejected) : 0
+    const completions = [chosen.slice(split), rejected.slice(split)]
+    const empty = completions.indexOf("")
+    return empty >= 0
+      ? Form.refuse(empty === 0 ? "chosen" : "rejected", "is empty after the prompt: nothing to compare")
+      : Effect.succeed({ prompt: prompt ?? chosen.slice(0, split), completions, ranks: [1, 2] })
+  }
+  if (typeof chosen === "string" || typeof rejected === "string") {
+    return Form.refuse("rejected", "Expected chosen and rejected to be both text or both messages")
+  }
+  let split = 0
+  const most = Math.min(chosen.length, rejected.length) - 1
+  while (split < most && same(chosen[split], rejected[split])) split++
+  return Effect.all([
+    Prompt.answer(chosen.slice(split), "chosen"),
+    Prompt.answer(rejected.slice(split), "rejected")
+  ]).pipe(Effect.map((completions) => ({
+    // with whole dialogues the prompt is their shared part, since a prompt beside them only repeats it
+    prompt: split > 0 ? chosen.slice(0, split) : prompt ?? [],
+    completions,
+    ranks: [1, 2]
+  })))
+}
+
+const same = (a: Prompt.Message | undefined, b: Prompt.Message | undefined): boolean =>
+  a?.role === b?.role && a?.content === b?.content
+
+/**
+ * Schema for a ranking of two or more answers.
+ *
+ * **Details**
+ *
+ * Decodes `{ prompt, completions, ranks }`, and pairs as `{ prompt, chosen, rejected }` or `{ chosen, rejected }`, texts or
+ * messages. Without a prompt, `chosen` and `rejected` are whole dialogues that start alike: messages are split after the
+ * last one they share, texts after the last shared `\n\nAssistant:` (as in HH-RLHF), other texts after their last shared
+ * word. Encodes `{ prompt, completions, ranks }`.
+ *
+ * **Gotchas**
+ *
+ * A completion may be blank, since refusing to answer can be judged, but not empty. Only the order of ranks counts.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Ranking = Form.schema(Normal, [
+  Form.make(
+    Schema.Struct({
+      prompt: Prompt.FileContent,
+      completions: Schema.Array(Prompt.FileContent),
+      ranks: Schema.Array(Schema.Int)
+    }),
+    ["prompt", "completions", "ranks"],
+    ({ completions, prompt, ranks }) =>
+      Effect.map(
+        Effect.forEach(completions, (completion) => Prompt.answer(completion, "completions")),
+        (completions): Encoded => ({ prompt, completions, ranks })
+      )
+  ),
+  Form.make(
+    Schema.Struct({ prompt: Prompt.FileContent, chosen: Prompt.FileContent, rejected: Prompt.FileContent }),
+    ["prompt", "chosen", "rejected"],
+    ({ chosen, prompt, rejected }) => fromPair(prompt, chosen, rejected)
+  ),
+  Form.make(
+    Schema.Struct({ chosen: Prompt.FileContent, rejected: Prompt.FileContent }),
+    ["chosen", "rejected"],
+    ({ chosen, rejected }) => fromPair(undefined, chosen, rejected)
+  )
+])
+
+/**
+ * A comparison of answers to one prompt.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Ranking = typeof Ranking.Type
+
+/**
+ * The comparisons that a ranking holds: indices of the better and the worse completion, ties left out.
+ *
+ * **Details**
+ *
+ * At most `K * (K - 1) / 2` pairs for `K` completions.
+ *
+ * **Example** (Three answers, two of them equally good)
+ *
+ * ```ts
+ * import { Ranking } from "@attune/core"
+ *
+ * Ranking.pairs([1, 2, 2]) // => [[0, 1], [0, 2]]
+ * ```
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const pairs = (ranks: ReadonlyArray<number>): ReadonlyArray<readonly [better: number, worse: number]> =>
+  ranks.flatMap((rank, i) =>
+    ranks.slice(i + 1).flatMap((other, offset) => {
+      const j = i + 1 + offset
+      return rank === other ? [] : [rank < other ? [i, j] as const : [j, i] as const]
+    })
+  )
