@@ -17,6 +17,7 @@ import { Worker } from "node:worker_threads"
 import { Context, Effect, Layer, Schema, type Scope } from "effect"
 import * as Tensor from "../Tensor.ts"
 import type { Message, Provider, Reply, Request, Results, Slot, WireFeed, WireTensor } from "./DeviceCore.ts"
+import * as DeviceGate from "./DeviceGate.ts"
 
 export type { Provider, Slot } from "./DeviceCore.ts"
 
@@ -538,11 +539,26 @@ const openClient = (link: Link): Client => ({ link, pending: new Map(), broken: 
 
 const closed = "the device is closed"
 
-const connectWorker = (settings: { readonly provider: Provider; readonly threads: number }) =>
+interface Settings {
+  readonly provider: Provider
+  readonly threads: number
+}
+
+const connectWorker = (settings: Settings) =>
   Effect.acquireRelease(
     Effect.callback<{ readonly client: Client; readonly ended: Promise<void> }, OrtError>((resume) => {
-      const worker = new Worker(sibling("DeviceWorker"), { name: "attune-device", workerData: settings })
-      const ended = new Promise<void>((resolve) => worker.once("exit", () => resolve()))
+      const gate = DeviceGate.make()
+      const workerData = { ...settings, gate }
+      // The worker imports by relative paths only; flags of the program, such as --input-type, would only hurt it.
+      const worker = new Worker(sibling("DeviceWorker"), { name: "attune-device", workerData, execArgv: [] })
+      const onExit = () => DeviceGate.stop(gate)
+      process.on("exit", onExit)
+      const ended = new Promise<void>((resolve) =>
+        worker.once("exit", () => {
+          process.off("exit", onExit)
+          resolve()
+        })
+      )
       const client = openClient({
         post: (message, transfer) => worker.postMessage(message, transfer),
         hold: (busy) => (busy ? worker.ref() : worker.unref())
@@ -570,13 +586,13 @@ const connectWorker = (settings: { readonly provider: Provider; readonly threads
       })
   ).pipe(Effect.map(({ client }) => client))
 
-const connectInProcess = (settings: { readonly provider: Provider; readonly threads: number }) =>
+const connectInProcess = (settings: Settings) =>
   Effect.acquireRelease(
     Effect.promise(async () => {
       // Imported here, so that a program with a worker loads native code only there.
       const DeviceCore = await import("./DeviceCore.ts")
       const ended = Promise.withResolvers<void>()
-      const core = DeviceCore.make(settings, (reply) => {
+      const core = DeviceCore.make({ ...settings, gate: DeviceGate.make() }, (reply) => {
         if ("closed" in reply) ended.resolve()
         else receive(client, reply)
       })

@@ -9,6 +9,7 @@
  */
 import * as Ort from "onnxruntime-node"
 import * as Tensor from "../Tensor.ts"
+import * as DeviceGate from "./DeviceGate.ts"
 import * as IdentityModel from "./IdentityModel.ts"
 
 /**
@@ -100,7 +101,7 @@ export interface Results {
 }
 
 /**
- * Messages to the core. `cancel` drops a request that has not started; `close` frees everything.
+ * Messages to the core. `cancel` drops a request that has not been answered, with what it made; `close` frees everything.
  *
  * @category models
  * @since 0.1.0
@@ -138,6 +139,18 @@ export type Send = (reply: Reply, transfer: Array<ArrayBuffer>) => void
  */
 export interface DeviceCore {
   readonly receive: (message: Message) => void
+}
+
+/**
+ * Settings of a core.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Settings {
+  readonly provider: Provider
+  readonly threads: number
+  readonly gate: DeviceGate.DeviceGate
 }
 
 interface Session {
@@ -202,11 +215,14 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options: { readonly provider: Provider; readonly threads: number }, send: Send): DeviceCore => {
+export const make = (options: Settings, send: Send): DeviceCore => {
+  const { gate } = options
   const sessions = new Map<number, Session>()
   const residents = new Map<number, Resident>()
   const movers = new Map<string, Ort.InferenceSession>()
   const queue: Array<{ readonly id: number; readonly request: Request }> = []
+  const cancelled = new Set<number>()
+  let current: number | undefined
   let pumping = false
   let closing = false
 
@@ -373,30 +389,48 @@ export const make = (options: { readonly provider: Provider; readonly threads: n
     }
   }
 
+  // What a request made, when nobody waits for it any more.
+  const undo = async (request: Request): Promise<void> => {
+    if (request.op === "run") for (const id of Object.values(request.keep)) drop(id)
+    else if (request.op === "upload") drop(request.id)
+    else if (request.op === "compile") await answer({ op: "dispose", session: request.session }, [])
+  }
+
+  const serve = async (id: number, request: Request): Promise<void> => {
+    const transfer: Array<ArrayBuffer> = []
+    let reply: Reply
+    try {
+      reply = { id, result: await answer(request, transfer) }
+    } catch (error) {
+      const known = error instanceof Error
+      reply = { id, error: known ? error.message : String(error), stack: known ? error.stack : undefined }
+    }
+    // This turn of the event loop lets a `cancel` that was sent while the graph ran arrive before the reply leaves.
+    await turn()
+    if (!cancelled.delete(id)) return send(reply, transfer)
+    if ("result" in reply) await undo(request)
+    send({ id, error: "cancelled", stack: undefined }, [])
+  }
+
   const shutDown = async (): Promise<void> => {
+    if (!DeviceGate.enter(gate)) return
     for (const id of [...residents.keys()]) drop(id)
     for (const session of sessions.values()) await free(session)
     for (const session of movers.values()) await session.release()
-    sessions.clear()
-    movers.clear()
+    DeviceGate.leave(gate)
     send({ closed: true }, [])
   }
 
   const pump = async (): Promise<void> => {
     pumping = true
-    while (queue.length > 0) {
-      // A turn of the event loop lets `cancel` and `close`, sent while the last graph ran, arrive first.
-      await turn()
-      const next = queue.shift()
-      if (next === undefined) break
-      const transfer: Array<ArrayBuffer> = []
-      try {
-        const result = await answer(next.request, transfer)
-        send({ id: next.id, result }, transfer)
-      } catch (error) {
-        const known = error instanceof Error
-        send({ id: next.id, error: known ? error.message : String(error), stack: known ? error.stack : undefined }, [])
-      }
+    // Messages of the same moment arrive together, so that a request cancelled at once never starts.
+    await turn()
+    for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
+      if (!DeviceGate.enter(gate)) return
+      current = next.id
+      await serve(next.id, next.request)
+      current = undefined
+      DeviceGate.leave(gate)
     }
     pumping = false
     if (closing) await shutDown()
@@ -410,6 +444,7 @@ export const make = (options: { readonly provider: Provider; readonly threads: n
         queue.length = 0
         if (!pumping) void shutDown()
       } else if ("cancel" in message) {
+        if (message.cancel === current) return void cancelled.add(message.cancel)
         const index = queue.findIndex(({ id }) => id === message.cancel)
         if (index < 0) return
         queue.splice(index, 1)

@@ -1,0 +1,429 @@
+/**
+ * Trains an `OrtPolicy`: model, loss, gradient and optimizer compiled into one graph, run several steps at a time.
+ *
+ * @since 0.1.0
+ */
+import { Effect, Ref, type Scope, Semaphore } from "effect"
+import { createHash } from "node:crypto"
+import { type Learner, LearnerError, type LearnerState, type StepMetrics } from "../Learner.ts"
+import type { Example, Fields, Loss } from "../Loss.ts"
+import * as Attention from "../nn/Attention.ts"
+import type { Decoder } from "../nn/Decoder.ts"
+import * as Heads from "../nn/Heads.ts"
+import { takeRows } from "../nn/Linear.ts"
+import type { MissingGradientRule } from "../onnx/Gradient.ts"
+import type { Graph, Value } from "../onnx/Graph.ts"
+import * as Model from "../onnx/Model.ts"
+import * as Op from "../onnx/Op.ts"
+import * as Optimizer from "../onnx/Optimizer.ts"
+import * as TrainLoop from "../onnx/TrainLoop.ts"
+import * as Tensor from "../Tensor.ts"
+import * as Device from "./Device.ts"
+import type { OrtPolicy } from "./OrtPolicy.ts"
+
+/**
+ * What is trained, and how.
+ *
+ * **Details**
+ *
+ * `accumulate`: micro-batches that each batch is cut into, for less memory and the same gradient; default 1.
+ * `stepsPerRun`: optimizer steps in one run of the graph, default 8; more steps copy less, fewer answer sooner to an
+ * interruption. `trains`: chooses the parameters that change, default all. `ema`: decay of a moving average of the
+ * weights, kept beside them.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options<F extends Fields, M extends string> {
+  readonly policy: OrtPolicy
+  readonly loss: Loss<F, M>
+  readonly optimizer: Optimizer.AdamW
+  readonly accumulate?: number | undefined
+  readonly stepsPerRun?: number | undefined
+  readonly trains?: ((parameter: string) => boolean) | undefined
+  readonly ema?: number | undefined
+}
+
+/**
+ * A learner whose moving average of the weights, where it keeps one, can be read.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface OrtLearner<F extends Fields> extends Learner<F> {
+  readonly policy: OrtPolicy
+}
+
+/**
+ * The step that a loss takes on a decoder: see `TrainLoop.TrainStep`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const trainStep = <F extends Fields, M extends string>(
+  decoder: Decoder,
+  loss: Loss<F, M>,
+  optimizer: Optimizer.AdamW,
+  options: {
+    readonly accumulate?: number | undefined
+    readonly ema?: number | undefined
+    readonly trains?: ((parameter: string) => boolean) | undefined
+  } = {}
+): TrainLoop.TrainStep => {
+  const fields = Object.entries(loss.fields)
+  return {
+    name: `train-${loss.name}`,
+    parameters: decoder.parameters.map(({ decay, name, shape }) => ({
+      name,
+      shape,
+      trainable: options.trains?.(name) ?? true,
+      decays: optimizer.decays?.(name) ?? decay
+    })),
+    sizes: ["B", "T", "N"],
+    batch: [
+      { name: "tokens", dtype: "int64", shape: ["B", "T"] },
+      { name: "rows", dtype: "int64", shape: ["N"] },
+      { name: "targets", dtype: "int64", shape: ["N"] },
+      { name: "weights", dtype: "float32", shape: ["N"] },
+      ...fields.map(([name, shape]) => ({ name: `field:${name}`, dtype: "float32" as const, shape }))
+    ],
+    metrics: loss.metrics,
+    accumulate: options.accumulate ?? 1,
+    ema: options.ema,
+    optimizer,
+    forward: (g, weights, batch) => {
+      const hidden = hiddenStates(g, decoder, weights, batch("tokens"))
+      const selected = takeRows(g, hidden, batch("rows"))
+      const head = weights(decoder.headWeight)
+      return loss.build({
+        g,
+        logprobs: () => Heads.tokenLogprobs(g, selected, head, batch("targets")),
+        entropy: () => Heads.entropy(g, selected, head),
+        weights: batch("weights"),
+        fields: Object.fromEntries(fields.map(([name]) => [name, batch(`field:${name}`)])) as {
+          readonly [K in keyof F]: Value
+        }
+      })
+    }
+  }
+}
+
+// Hidden states `[B * T, D]` of right-padded tokens `[B, T]`.
+const hiddenStates = (g: Graph, decoder: Decoder, weights: (name: string) => Value, tokens: Value): Value => {
+  const positions = Op.Expand(g, Op.Reshape(g, Op.Range(g, "T"), [1, "T"]), ["B", "T"])
+  const attend = Attention.causal(g, decoder, { batch: "B", time: "T" })
+  return decoder.forward(g, weights, Op.Reshape(g, tokens, ["M"]), Op.Reshape(g, positions, ["M"]), attend)
+}
+
+const refuse = (step: number, message: string) => new LearnerError({ reason: "input", step, message })
+
+// The first thing about an example that cannot be learned from.
+const complaint = (example: Example, decoder: Decoder, fields: Fields): string | undefined => {
+  const { tokens, weights } = example
+  if (tokens.length > decoder.contextLength) {
+    return `has ${tokens.length} tokens, more than the model's context of ${decoder.contextLength}: shorten or split it`
+  }
+  if (weights.length !== tokens.length) return `has ${tokens.length} tokens but ${weights.length} weights`
+  if (weights.length > 0 && weights[0] !== 0) return "weighs its first token, which nothing predicts: set weights[0] to 0"
+  if (weights.some((weight) => !(weight >= 0 && weight < Infinity))) return "has a negative or non-finite weight"
+  const foreign = tokens.find((token) => token < 0 || token >= decoder.vocabSize)
+  if (foreign !== undefined) return `has the token ${foreign}, outside the model's vocabulary of ${decoder.vocabSize}`
+  const targets = weights.reduce((count, weight) => count + (weight > 0 ? 1 : 0), 0)
+  for (const [name, shape] of Object.entries(fields)) {
+    const given: unknown = example.fields[name]
+    if (shape[0] === "B" ? typeof given !== "number" : !(given instanceof Float32Array && given.length === targets)) {
+      return shape[0] === "B"
+        ? `needs a number for the field ${name}`
+        : `has ${targets} target tokens; the field ${name} must be a Float32Array of that length`
+    }
+  }
+  return undefined
+}
+
+interface MicroBatch {
+  readonly tokens: Array<Int32Array>
+  /** Columns that are computed: tokens after the last target are not. */
+  readonly time: number
+  readonly rows: Array<number>
+  readonly targets: Array<number>
+  readonly weights: Array<number>
+  readonly fields: Readonly<Record<string, Array<number>>>
+}
+
+const microBatch = (examples: ReadonlyArray<Example>, total: number, shapes: Fields): MicroBatch => {
+  const last = (example: Example) => example.weights.findLastIndex((weight) => weight > 0)
+  const time = Math.max(1, ...examples.map(last))
+  const batch: MicroBatch = {
+    tokens: examples.map(({ tokens }) => tokens),
+    time,
+    rows: [],
+    targets: [],
+    weights: [],
+    fields: Object.fromEntries(Object.keys(shapes).map((name) => [name, []]))
+  }
+  examples.forEach((example, b) => {
+    for (let t = 1; t < example.tokens.length; t++) {
+      if (example.weights[t] === 0) continue
+      batch.rows.push(b * time + t - 1)
+      batch.targets.push(example.tokens[t]!)
+      batch.weights.push(example.weights[t]! / total)
+    }
+    for (const name of Object.keys(shapes)) {
+      const given = example.fields[name]!
+      if (typeof given === "number") batch.fields[name]!.push(given)
+      else batch.fields[name]!.push(...given)
+    }
+  })
+  return batch
+}
+
+// Cuts a batch into micro-batches of almost equal size. Where there are fewer examples than micro-batches, the rest
+// repeat one that counts nothing.
+const cut = (examples: ReadonlyArray<Example>, parts: number, shapes: Fields): ReadonlyArray<MicroBatch> => {
+  const total = examples.reduce((sum, { weights }) => sum + weights.reduce((a, b) => a + b, 0), 0)
+  return Array.from({ length: parts }, (_, i) => {
+    const from = Math.floor((i * examples.length) / parts)
+    const to = Math.floor(((i + 1) * examples.length) / parts)
+    return to > from
+      ? microBatch(examples.slice(from, to), total, shapes)
+      : microBatch(examples.slice(0, 1), Infinity, shapes)
+  })
+}
+
+const width = (batches: ReadonlyArray<MicroBatch>, of: (batch: MicroBatch) => number) => Math.max(...batches.map(of))
+
+// Feeds of a run: every micro-batch padded to the largest and stacked.
+const stack = (batches: ReadonlyArray<MicroBatch>, shapes: Fields): Record<string, Tensor.Tensor> => {
+  const count = batches.length
+  const [b, t, n] = [
+    width(batches, ({ tokens }) => tokens.length),
+    width(batches, ({ time }) => time),
+    width(batches, ({ rows }) => rows.length)
+  ]
+  const tokens = new BigInt64Array(count * b * t)
+  const ints = (of: (batch: MicroBatch) => ReadonlyArray<number>, size: number) => {
+    const data = new BigInt64Array(count * size)
+    batches.forEach((batch, i) => of(batch).forEach((value, j) => data[i * size + j] = BigInt(value)))
+    return Tensor.int64(data, [count, size])
+  }
+  const floats = (of: (batch: MicroBatch) => ReadonlyArray<number>, size: number) => {
+    const data = new Float32Array(count * size)
+    batches.forEach((batch, i) => data.set(of(batch), i * size))
+    return Tensor.float32(data, [count, size])
+  }
+  batches.forEach((batch, i) =>
+    batch.tokens.forEach((row, r) => {
+      for (let c = 0; c < Math.min(row.length, batch.time); c++) tokens[(i * b + r) * t + c] = BigInt(row[c]!)
+    })
+  )
+  return {
+    tokens: Tensor.int64(tokens, [count, b, t]),
+    rows: ints(({ rows }) => rows, n),
+    targets: ints(({ targets }) => targets, n),
+    weights: floats(({ weights }) => weights, n),
+    sizes: ints((batch) => [batch.tokens.length, batch.time, batch.rows.length], 3),
+    ...Object.fromEntries(
+      Object.entries(shapes).map(([name, shape]) =>
+        [`field:${name}`, floats(({ fields }) => fields[name]!, shape[0] === "B" ? b : n)]
+      )
+    )
+  }
+}
+
+const squeeze = (tensor: Tensor.Tensor): Tensor.Tensor => ({ ...tensor, shape: tensor.shape.slice(1) })
+
+const momentPrefixes = ["first:", "second:", "ema:"] as const
+
+/**
+ * Compiles a learner. Its graph and the optimizer's state are freed when the scope closes; the weights stay with the
+ * policy.
+ *
+ * **Details**
+ *
+ * Fails with `MissingGradientRule` when the loss uses an operator that has no derivative, and with `OrtError` when the
+ * graph does not compile.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make: <F extends Fields, M extends string>(
+  options: Options<F, M>
+) => Effect.Effect<OrtLearner<F>, MissingGradientRule | Device.OrtError, Device.Device | Scope.Scope> = Effect.fn(
+  "OrtLearner.make"
+)(function*<F extends Fields, M extends string>(options: Options<F, M>) {
+  const { loss, optimizer, policy } = options
+  const { decoder } = policy.base
+  const device = yield* Device.Device
+  const step = trainStep(decoder, loss, optimizer, options)
+  // On a CPU the state would be copied into JavaScript after every run, so a run takes many steps. Elsewhere it stays
+  // where it is, and a run is a step; gradients are accumulated inside a run in any case.
+  const looped = device.provider === "cpu" || step.accumulate > 1
+  const graph = yield* Effect.fromResult(looped ? TrainLoop.loop(step) : TrainLoop.single(step))
+  const stateNames = TrainLoop.stateNames(step)
+  const session = yield* device.compile(Model.encode(graph), {
+    name: step.name,
+    keep: stateNames.map(TrainLoop.next)
+  })
+  const trained = new Set(step.parameters.flatMap(({ name, trainable }) => trainable ? [name] : []))
+  const stepsPerRun = looped ? options.stepsPerRun ?? 8 : 1
+  const fingerprint = createHash("sha256").update(JSON.stringify({
+    architecture: decoder.modelType,
+    parameters: step.parameters.map(({ name, shape }) => [name, shape, trained.has(name)]),
+    loss: loss.name,
+    fields: loss.fields,
+    ema: options.ema ?? null
+  })).digest("hex")
+
+  // Everything that is carried besides the weights, by input name.
+  const uploadZeros = (shape: ReadonlyArray<number>) => device.upload(Tensor.zeros(shape))
+  const initialMoments = Effect.gen(function*() {
+    const weights = yield* policy.parameters
+    const moments = new Map<string, Device.DeviceTensor>()
+    for (const { name, shape } of step.parameters) {
+      if (!trained.has(name)) continue
+      moments.set(`first:${name}`, yield* uploadZeros(shape))
+      moments.set(`second:${name}`, yield* uploadZeros(shape))
+      if (options.ema !== undefined) {
+        moments.set(`ema:${name}`, yield* device.upload(yield* device.download(weights.get(name)!)))
+      }
+    }
+    return moments
+  })
+  const moments = yield* Effect.acquireRelease(
+    Effect.flatMap(initialMoments, Ref.make),
+    (ref) => Effect.flatMap(Ref.get(ref), (held) => device.release(held.values()))
+  )
+  const stepsTaken = yield* Ref.make(0)
+  const turn = yield* Semaphore.make(1)
+
+  const replaceMoments = (next: ReadonlyMap<string, Device.DeviceTensor>) =>
+    Effect.flatMap(Ref.getAndSet(moments, new Map(next)), (old) => device.release(old.values()))
+
+  const advance = Effect.fnUntraced(function*(batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
+    const first = yield* Ref.get(stepsTaken)
+    const fail = (cause: Device.OrtError) =>
+      new LearnerError({ reason: "runtime", step: first, message: cause.message, cause })
+    const weights = yield* policy.parameters
+    const held = yield* Ref.get(moments)
+    const parts = batches.flatMap((batch) => cut(batch, step.accumulate, loss.fields))
+    const coefficients = Tensor.float32(
+      batches.flatMap((_, i) => [...Optimizer.coefficients(optimizer, first + i)]),
+      [batches.length, 3]
+    )
+    const { sizes, ...stacked } = stack(parts, loss.fields)
+    const batchFeeds = looped
+      ? { ...stacked, sizes: sizes!, coefficients, steps: Tensor.int64([batches.length], []) }
+      : { ...Object.fromEntries(Object.entries(stacked).map(([k, v]) => [k, squeeze(v)])), coefficients: squeeze(coefficients) }
+    const feeds: Record<string, Device.Feed> = { ...batchFeeds, ...Object.fromEntries(weights), ...Object.fromEntries(held) }
+    const known = new Set(session.inputs.map(({ name }) => name))
+    for (const name of Object.keys(feeds)) if (!known.has(name)) delete feeds[name]
+
+    const names = TrainLoop.metricNames(step)
+    const rows = yield* Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function*() {
+        const outputs = yield* restore(session.run(feeds)).pipe(Effect.mapError(fail))
+        const after = (name: string) => Device.kept(outputs, TrainLoop.next(name))
+        yield* policy.replaceParameters(new Map([...trained].map((name) => [name, after(name)])))
+        yield* replaceMoments(new Map([...held.keys()].map((name) => [name, after(name)])))
+        const metrics = Device.tensor(outputs, "metrics", "float32").data
+        const rows = Array.from({ length: metrics.length / names.length }, (_, i) =>
+          Object.fromEntries(names.map((name, j) => [name, metrics[i * names.length + j]!])) as Record<string, number>
+        )
+        yield* Ref.set(stepsTaken, first + rows.filter((row) => row["finite"] === 1).length)
+        return rows
+      })
+    )
+    const bad = rows.findIndex((row) => row["finite"] !== 1)
+    if (bad >= 0) {
+      return yield* new LearnerError({
+        reason: "finite",
+        step: first + bad,
+        message: `step ${first + bad}: loss ${rows[bad]!["loss"]}, gradient norm ${rows[bad]!["grad_norm"]}; ` +
+          "the parameters are those before this step. Lower the learning rate, or clip with maxGradNorm"
+      })
+    }
+    return rows.map((row, i): StepMetrics => {
+      const { finite: _finite, ...metrics } = row
+      const targets = parts.slice(i * step.accumulate, (i + 1) * step.accumulate)
+        .reduce((sum, part) => sum + part.weights.filter((weight) => weight > 0).length, 0)
+      return { ...metrics, learning_rate: optimizer.learningRate(first + i), tokens: targets }
+    })
+  })
+
+  const check = Effect.fnUntraced(function*(batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
+    const first = yield* Ref.get(stepsTaken)
+    for (const [i, batch] of batches.entries()) {
+      for (const [j, example] of batch.entries()) {
+        const problem = complaint(example as Example, decoder, loss.fields)
+        if (problem !== undefined) return yield* refuse(first + i, `step ${first + i}, example ${j} ${problem}`)
+      }
+      if (!batch.some(({ weights }) => weights.some((weight) => weight > 0))) {
+        return yield* refuse(first + i, `step ${first + i} has no target token: every weight in its batch is zero`)
+      }
+    }
+  })
+
+  const update: Learner<F>["update"] = Effect.fn("OrtLearner.update")(
+    function*(batches) {
+      yield* check(batches)
+      const records: Array<StepMetrics> = []
+      for (let i = 0; i < batches.length; i += stepsPerRun) {
+        records.push(...(yield* advance(batches.slice(i, i + stepsPerRun))))
+      }
+      return records
+    },
+    (effect) => turn.withPermits(1)(effect)
+  )
+
+  const runtime = Effect.mapError((cause: Device.OrtError) =>
+    new LearnerError({ reason: "runtime", step: -1, message: cause.message, cause })
+  )
+
+  const state: Learner<F>["state"] = turn.withPermits(1)(Effect.gen(function*() {
+    const download = (handles: Iterable<readonly [string, Device.DeviceTensor]>) =>
+      Effect.map(
+        Effect.forEach(handles, ([name, handle]) => Effect.map(device.download(handle), (tensor) => [name, tensor] as const)),
+        (pairs) => new Map(pairs as ReadonlyArray<readonly [string, Tensor.Tensor<"float32">]>)
+      )
+    const held = yield* Ref.get(moments)
+    const parts: Record<string, ReadonlyMap<string, Tensor.Tensor<"float32">>> = {
+      weights: yield* download(yield* policy.parameters)
+    }
+    for (const prefix of momentPrefixes) {
+      const own = [...held].filter(([name]) => name.startsWith(prefix))
+      if (own.length > 0) {
+        parts[prefix.slice(0, -1)] = yield* download(own.map(([name, handle]) => [name.slice(prefix.length), handle]))
+      }
+    }
+    return { step: yield* Ref.get(stepsTaken), tensors: parts } satisfies LearnerState
+  })).pipe(runtime)
+
+  const restore: Learner<F>["restore"] = Effect.fn("OrtLearner.restore")(function*(saved) {
+    const shapeOf = new Map(step.parameters.map(({ name, shape }) => [name, shape]))
+    const held = yield* Ref.get(moments)
+    const find = (part: string, name: string) => {
+      const tensor = saved.tensors[part]?.get(name)
+      return tensor !== undefined && String(tensor.shape) === String(shapeOf.get(name))
+        ? Effect.succeed(tensor)
+        : Effect.fail(refuse(saved.step, `the state has no ${part} of shape [${shapeOf.get(name)}] for ${name}`))
+    }
+    // Everything is found before anything is replaced.
+    const weights = yield* Effect.forEach(shapeOf.keys(), (name) => Effect.map(find("weights", name), (t) => [name, t] as const))
+    const carried = yield* Effect.forEach(held.keys(), (key) => {
+      const [part, name] = [key.slice(0, key.indexOf(":")), key.slice(key.indexOf(":") + 1)]
+      return Effect.map(find(part, name), (tensor) => [key, tensor] as const)
+    })
+    const upload = (pairs: ReadonlyArray<readonly [string, Tensor.Tensor]>) =>
+      Effect.map(
+        Effect.forEach(pairs, ([name, tensor]) => Effect.map(device.upload(tensor), (handle) => [name, handle] as const)),
+        (handles) => new Map(handles)
+      ).pipe(runtime)
+    yield* Effect.uninterruptible(Effect.gen(function*() {
+      yield* policy.replaceParameters(yield* upload(weights))
+      yield* replaceMoments(yield* upload(carried))
+      yield* Ref.set(stepsTaken, saved.step)
+    }))
+  }, (effect) => turn.withPermits(1)(effect))
+
+  return { policy, fingerprint, stepsPerRun, update, state, restore }
+})
