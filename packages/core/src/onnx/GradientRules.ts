@@ -300,7 +300,7 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
     const axis = constantInts(g, axes!)[0]!
     const size = Op.Slice(g, Graph.shape(g, x!.shape), Graph.ints(g, [axis]), Graph.ints(g, [axis + 1]), 0, 1)
     const first = sliceBound(g, start!, size)
-    const last = sliceBound(g, end!, size)
+    const last = Op.Max(g, first, sliceBound(g, end!, size))
     const blank = (dim: string, count: Value) =>
       zerosOf(g, Shape.withDim(x!.shape, axis, dim), Shape.withDim(x!.shape, axis, 1), axis, count)
     const before = blank(`${y!.name}/before`, first)

@@ -276,15 +276,24 @@ export const dim = (graph: Graph, size: Dim): Value => {
   const name = `${graph.name}/dim:${size}`
   const known = graph.values.get(name)
   if (known !== undefined) return known
+  const source = withDim(graph, size)
+  if (source === undefined) throw new Error(`graph ${graph.name}: no value has the dimension ${size}`)
+  const axis = source.shape.indexOf(size)
+  const attributes = { start: { int: axis }, end: { int: axis + 1 } }
+  return append(graph, "Shape", [source], [{ dtype: "int64", shape: [1] }], attributes, { names: [name] })[0]!
+}
+
+/**
+ * A value here or in a surrounding graph that has the dimension, `undefined` when there is none.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const withDim = (graph: Graph, size: string): Value | undefined => {
   for (let scope: Graph | undefined = graph; scope !== undefined; scope = scope.outer) {
-    for (const source of scope.values.values()) {
-      const axis = source.shape.indexOf(size)
-      if (axis < 0) continue
-      const attributes = { start: { int: axis }, end: { int: axis + 1 } }
-      return append(graph, "Shape", [source], [{ dtype: "int64", shape: [1] }], attributes, { names: [name] })[0]!
-    }
+    for (const value of scope.values.values()) if (value.shape.includes(size)) return value
   }
-  throw new Error(`graph ${graph.name}: no value has the dimension ${size}`)
+  return undefined
 }
 
 /**

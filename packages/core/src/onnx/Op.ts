@@ -181,9 +181,10 @@ export const Gemm = (
 export const Reshape = (g: G, x: Value, shape: Graph.Shape): Value => {
   if (Shape.equals(x.shape, shape)) return x
   const copied = shape.map((dim, i) => typeof dim === "string" && x.shape[i] === dim)
-  const unknown = shape.filter((dim, i) => typeof dim === "string" && !copied[i]).length
-  // One unknown dimension may be inferred; the last one is.
-  const inferred = shape.findLastIndex((dim, i) => typeof dim === "string" && !copied[i])
+  const open = shape.flatMap((dim, i) => typeof dim === "string" && !copied[i] ? [i] : [])
+  const unknown = open.length
+  // One unknown dimension may be inferred: the one that no value has yet, such as a product, or else the last one.
+  const inferred = open.find((i) => Graph.withDim(g, shape[i] as string) === undefined) ?? open.at(-1)
   const target = shape.map((dim, i): Dim => i === inferred ? -1 : copied[i] && unknown <= 1 ? 0 : dim)
   return one(g, "Reshape", [x, Graph.shape(g, target)], x.dtype, shape)
 }
