@@ -3,8 +3,9 @@
  *
  * @since 0.1.0
  */
-import { Effect, Ref, type Scope, Semaphore } from "effect"
+
 import { createHash } from "node:crypto"
+import { Effect, Ref, type Scope, Semaphore } from "effect"
 import { type Learner, LearnerError, type LearnerState, type StepMetrics } from "../Learner.ts"
 import type { Example, Fields, Loss } from "../Loss.ts"
 import * as Attention from "../nn/Attention.ts"
@@ -124,7 +125,8 @@ const complaint = (example: Example, decoder: Decoder, fields: Fields): string |
     return `has ${tokens.length} tokens, more than the model's context of ${decoder.contextLength}: shorten or split it`
   }
   if (weights.length !== tokens.length) return `has ${tokens.length} tokens but ${weights.length} weights`
-  if (weights.length > 0 && weights[0] !== 0) return "weighs its first token, which nothing predicts: set weights[0] to 0"
+  if (weights.length > 0 && weights[0] !== 0)
+    return "weighs its first token, which nothing predicts: set weights[0] to 0"
   if (weights.some((weight) => !(weight >= 0 && weight < Infinity))) return "has a negative or non-finite weight"
   const foreign = tokens.find((token) => token < 0 || token >= decoder.vocabSize)
   if (foreign !== undefined) return `has the token ${foreign}, outside the model's vocabulary of ${decoder.vocabSize}`
@@ -203,7 +205,7 @@ const stack = (batches: ReadonlyArray<MicroBatch>, shapes: Fields): Record<strin
   const tokens = new BigInt64Array(count * b * t)
   const ints = (of: (batch: MicroBatch) => ReadonlyArray<number>, size: number) => {
     const data = new BigInt64Array(count * size)
-    batches.forEach((batch, i) => of(batch).forEach((value, j) => data[i * size + j] = BigInt(value)))
+    batches.forEach((batch, i) => of(batch).forEach((value, j) => (data[i * size + j] = BigInt(value))))
     return Tensor.int64(data, [count, size])
   }
   const floats = (of: (batch: MicroBatch) => ReadonlyArray<number>, size: number) => {
@@ -223,9 +225,10 @@ const stack = (batches: ReadonlyArray<MicroBatch>, shapes: Fields): Record<strin
     weights: floats(({ weights }) => weights, n),
     sizes: ints((batch) => [batch.tokens.length, batch.time, batch.rows.length], 3),
     ...Object.fromEntries(
-      Object.entries(shapes).map(([name, shape]) =>
-        [`field:${name}`, floats(({ fields }) => fields[name]!, shape[0] === "B" ? b : n)]
-      )
+      Object.entries(shapes).map(([name, shape]) => [
+        `field:${name}`,
+        floats(({ fields }) => fields[name]!, shape[0] === "B" ? b : n)
+      ])
     )
   }
 }
@@ -250,7 +253,7 @@ export const make: <F extends Fields, M extends string>(
   options: Options<F, M>
 ) => Effect.Effect<OrtLearner<F>, MissingGradientRule | Device.OrtError, Device.Device | Scope.Scope> = Effect.fn(
   "OrtLearner.make"
-)(function*<F extends Fields, M extends string>(options: Options<F, M>) {
+)(function* <F extends Fields, M extends string>(options: Options<F, M>) {
   const { loss, optimizer, policy } = options
   const { decoder } = policy.base
   const device = yield* Device.Device
@@ -264,19 +267,23 @@ export const make: <F extends Fields, M extends string>(
     name: step.name,
     keep: stateNames.map(TrainLoop.next)
   })
-  const trained = new Set(step.parameters.flatMap(({ name, trainable }) => trainable ? [name] : []))
-  const stepsPerRun = looped ? options.stepsPerRun ?? 8 : 1
-  const fingerprint = createHash("sha256").update(JSON.stringify({
-    architecture: decoder.modelType,
-    parameters: step.parameters.map(({ name, shape }) => [name, shape, trained.has(name)]),
-    loss: loss.name,
-    fields: loss.fields,
-    ema: options.ema ?? null
-  })).digest("hex")
+  const trained = new Set(step.parameters.flatMap(({ name, trainable }) => (trainable ? [name] : [])))
+  const stepsPerRun = looped ? (options.stepsPerRun ?? 8) : 1
+  const fingerprint = createHash("sha256")
+    .update(
+      JSON.stringify({
+        architecture: decoder.modelType,
+        parameters: step.parameters.map(({ name, shape }) => [name, shape, trained.has(name)]),
+        loss: loss.name,
+        fields: loss.fields,
+        ema: options.ema ?? null
+      })
+    )
+    .digest("hex")
 
   // Everything that is carried besides the weights, by input name.
   const uploadZeros = (shape: ReadonlyArray<number>) => device.upload(Tensor.zeros(shape))
-  const initialMoments = Effect.gen(function*() {
+  const initialMoments = Effect.gen(function* () {
     const weights = yield* policy.parameters
     const moments = new Map<string, Device.DeviceTensor>()
     for (const { name, shape } of step.parameters) {
@@ -289,9 +296,8 @@ export const make: <F extends Fields, M extends string>(
     }
     return moments
   })
-  const moments = yield* Effect.acquireRelease(
-    Effect.flatMap(initialMoments, Ref.make),
-    (ref) => Effect.flatMap(Ref.get(ref), (held) => device.release(held.values()))
+  const moments = yield* Effect.acquireRelease(Effect.flatMap(initialMoments, Ref.make), (ref) =>
+    Effect.flatMap(Ref.get(ref), (held) => device.release(held.values()))
   )
   const stepsTaken = yield* Ref.make(0)
   const turn = yield* Semaphore.make(1)
@@ -299,7 +305,7 @@ export const make: <F extends Fields, M extends string>(
   const replaceMoments = (next: ReadonlyMap<string, Device.DeviceTensor>) =>
     Effect.flatMap(Ref.getAndSet(moments, new Map(next)), (old) => device.release(old.values()))
 
-  const advance = Effect.fnUntraced(function*(batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
+  const advance = Effect.fnUntraced(function* (batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
     const first = yield* Ref.get(stepsTaken)
     const fail = (cause: Device.OrtError) =>
       new LearnerError({ reason: "runtime", step: first, message: cause.message, cause })
@@ -313,21 +319,30 @@ export const make: <F extends Fields, M extends string>(
     const { sizes, ...stacked } = stack(parts, loss.fields)
     const batchFeeds = looped
       ? { ...stacked, sizes: sizes!, coefficients, steps: Tensor.int64([batches.length], []) }
-      : { ...Object.fromEntries(Object.entries(stacked).map(([k, v]) => [k, squeeze(v)])), coefficients: squeeze(coefficients) }
-    const feeds: Record<string, Device.Feed> = { ...batchFeeds, ...Object.fromEntries(weights), ...Object.fromEntries(held) }
+      : {
+          ...Object.fromEntries(Object.entries(stacked).map(([k, v]) => [k, squeeze(v)])),
+          coefficients: squeeze(coefficients)
+        }
+    const feeds: Record<string, Device.Feed> = {
+      ...batchFeeds,
+      ...Object.fromEntries(weights),
+      ...Object.fromEntries(held)
+    }
     const known = new Set(session.inputs.map(({ name }) => name))
     for (const name of Object.keys(feeds)) if (!known.has(name)) delete feeds[name]
 
     const names = TrainLoop.metricNames(step)
     const rows = yield* Effect.uninterruptibleMask((restore) =>
-      Effect.gen(function*() {
+      Effect.gen(function* () {
         const outputs = yield* restore(session.run(feeds)).pipe(Effect.mapError(fail))
         const after = (name: string) => Device.kept(outputs, TrainLoop.next(name))
         yield* policy.replaceParameters(new Map([...trained].map((name) => [name, after(name)])))
         yield* replaceMoments(new Map([...held.keys()].map((name) => [name, after(name)])))
         const metrics = Device.tensor(outputs, "metrics", "float32").data
-        const rows = Array.from({ length: metrics.length / names.length }, (_, i) =>
-          Object.fromEntries(names.map((name, j) => [name, metrics[i * names.length + j]!])) as Record<string, number>
+        const rows = Array.from(
+          { length: metrics.length / names.length },
+          (_, i) =>
+            Object.fromEntries(names.map((name, j) => [name, metrics[i * names.length + j]!])) as Record<string, number>
         )
         yield* Ref.set(stepsTaken, first + rows.filter((row) => row["finite"] === 1).length)
         return rows
@@ -338,19 +353,21 @@ export const make: <F extends Fields, M extends string>(
       return yield* new LearnerError({
         reason: "finite",
         step: first + bad,
-        message: `step ${first + bad}: loss ${rows[bad]!["loss"]}, gradient norm ${rows[bad]!["grad_norm"]}; ` +
+        message:
+          `step ${first + bad}: loss ${rows[bad]!["loss"]}, gradient norm ${rows[bad]!["grad_norm"]}; ` +
           "the parameters are those before this step. Lower the learning rate, or clip with maxGradNorm"
       })
     }
     return rows.map((row, i): StepMetrics => {
       const { finite: _finite, ...metrics } = row
-      const targets = parts.slice(i * step.accumulate, (i + 1) * step.accumulate)
+      const targets = parts
+        .slice(i * step.accumulate, (i + 1) * step.accumulate)
         .reduce((sum, part) => sum + part.weights.filter((weight) => weight > 0).length, 0)
       return { ...metrics, learning_rate: optimizer.learningRate(first + i), tokens: targets }
     })
   })
 
-  const check = Effect.fnUntraced(function*(batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
+  const check = Effect.fnUntraced(function* (batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
     const first = yield* Ref.get(stepsTaken)
     for (const [i, batch] of batches.entries()) {
       for (const [j, example] of batch.entries()) {
@@ -364,7 +381,7 @@ export const make: <F extends Fields, M extends string>(
   })
 
   const update: Learner<F>["update"] = Effect.fn("OrtLearner.update")(
-    function*(batches) {
+    function* (batches) {
       yield* check(batches)
       const records: Array<StepMetrics> = []
       for (let i = 0; i < batches.length; i += stepsPerRun) {
@@ -375,55 +392,72 @@ export const make: <F extends Fields, M extends string>(
     (effect) => turn.withPermits(1)(effect)
   )
 
-  const runtime = Effect.mapError((cause: Device.OrtError) =>
-    new LearnerError({ reason: "runtime", step: -1, message: cause.message, cause })
+  const runtime = Effect.mapError(
+    (cause: Device.OrtError) => new LearnerError({ reason: "runtime", step: -1, message: cause.message, cause })
   )
 
-  const state: Learner<F>["state"] = turn.withPermits(1)(Effect.gen(function*() {
-    const download = (handles: Iterable<readonly [string, Device.DeviceTensor]>) =>
-      Effect.map(
-        Effect.forEach(handles, ([name, handle]) => Effect.map(device.download(handle), (tensor) => [name, tensor] as const)),
-        (pairs) => new Map(pairs as ReadonlyArray<readonly [string, Tensor.Tensor<"float32">]>)
-      )
-    const held = yield* Ref.get(moments)
-    const parts: Record<string, ReadonlyMap<string, Tensor.Tensor<"float32">>> = {
-      weights: yield* download(yield* policy.parameters)
-    }
-    for (const prefix of momentPrefixes) {
-      const own = [...held].filter(([name]) => name.startsWith(prefix))
-      if (own.length > 0) {
-        parts[prefix.slice(0, -1)] = yield* download(own.map(([name, handle]) => [name.slice(prefix.length), handle]))
-      }
-    }
-    return { step: yield* Ref.get(stepsTaken), tensors: parts } satisfies LearnerState
-  })).pipe(runtime)
+  const state: Learner<F>["state"] = turn
+    .withPermits(1)(
+      Effect.gen(function* () {
+        const download = (handles: Iterable<readonly [string, Device.DeviceTensor]>) =>
+          Effect.map(
+            Effect.forEach(handles, ([name, handle]) =>
+              Effect.map(device.download(handle), (tensor) => [name, tensor] as const)
+            ),
+            (pairs) => new Map(pairs as ReadonlyArray<readonly [string, Tensor.Tensor<"float32">]>)
+          )
+        const held = yield* Ref.get(moments)
+        const parts: Record<string, ReadonlyMap<string, Tensor.Tensor<"float32">>> = {
+          weights: yield* download(yield* policy.parameters)
+        }
+        for (const prefix of momentPrefixes) {
+          const own = [...held].filter(([name]) => name.startsWith(prefix))
+          if (own.length > 0) {
+            parts[prefix.slice(0, -1)] = yield* download(
+              own.map(([name, handle]) => [name.slice(prefix.length), handle])
+            )
+          }
+        }
+        return { step: yield* Ref.get(stepsTaken), tensors: parts } satisfies LearnerState
+      })
+    )
+    .pipe(runtime)
 
-  const restore: Learner<F>["restore"] = Effect.fn("OrtLearner.restore")(function*(saved) {
-    const shapeOf = new Map(step.parameters.map(({ name, shape }) => [name, shape]))
-    const held = yield* Ref.get(moments)
-    const find = (part: string, name: string) => {
-      const tensor = saved.tensors[part]?.get(name)
-      return tensor !== undefined && String(tensor.shape) === String(shapeOf.get(name))
-        ? Effect.succeed(tensor)
-        : Effect.fail(refuse(saved.step, `the state has no ${part} of shape [${shapeOf.get(name)}] for ${name}`))
-    }
-    // Everything is found before anything is replaced.
-    const weights = yield* Effect.forEach(shapeOf.keys(), (name) => Effect.map(find("weights", name), (t) => [name, t] as const))
-    const carried = yield* Effect.forEach(held.keys(), (key) => {
-      const [part, name] = [key.slice(0, key.indexOf(":")), key.slice(key.indexOf(":") + 1)]
-      return Effect.map(find(part, name), (tensor) => [key, tensor] as const)
-    })
-    const upload = (pairs: ReadonlyArray<readonly [string, Tensor.Tensor]>) =>
-      Effect.map(
-        Effect.forEach(pairs, ([name, tensor]) => Effect.map(device.upload(tensor), (handle) => [name, handle] as const)),
-        (handles) => new Map(handles)
-      ).pipe(runtime)
-    yield* Effect.uninterruptible(Effect.gen(function*() {
-      yield* policy.replaceParameters(yield* upload(weights))
-      yield* replaceMoments(yield* upload(carried))
-      yield* Ref.set(stepsTaken, saved.step)
-    }))
-  }, (effect) => turn.withPermits(1)(effect))
+  const restore: Learner<F>["restore"] = Effect.fn("OrtLearner.restore")(
+    function* (saved) {
+      const shapeOf = new Map(step.parameters.map(({ name, shape }) => [name, shape]))
+      const held = yield* Ref.get(moments)
+      const find = (part: string, name: string) => {
+        const tensor = saved.tensors[part]?.get(name)
+        return tensor !== undefined && String(tensor.shape) === String(shapeOf.get(name))
+          ? Effect.succeed(tensor)
+          : Effect.fail(refuse(saved.step, `the state has no ${part} of shape [${shapeOf.get(name)}] for ${name}`))
+      }
+      // Everything is found before anything is replaced.
+      const weights = yield* Effect.forEach(shapeOf.keys(), (name) =>
+        Effect.map(find("weights", name), (t) => [name, t] as const)
+      )
+      const carried = yield* Effect.forEach(held.keys(), (key) => {
+        const [part, name] = [key.slice(0, key.indexOf(":")), key.slice(key.indexOf(":") + 1)]
+        return Effect.map(find(part, name), (tensor) => [key, tensor] as const)
+      })
+      const upload = (pairs: ReadonlyArray<readonly [string, Tensor.Tensor]>) =>
+        Effect.map(
+          Effect.forEach(pairs, ([name, tensor]) =>
+            Effect.map(device.upload(tensor), (handle) => [name, handle] as const)
+          ),
+          (handles) => new Map(handles)
+        ).pipe(runtime)
+      yield* Effect.uninterruptible(
+        Effect.gen(function* () {
+          yield* policy.replaceParameters(yield* upload(weights))
+          yield* replaceMoments(yield* upload(carried))
+          yield* Ref.set(stepsTaken, saved.step)
+        })
+      )
+    },
+    (effect) => turn.withPermits(1)(effect)
+  )
 
   return { policy, fingerprint, stepsPerRun, update, state, restore }
 })
