@@ -8,7 +8,7 @@
  *       - 1    per kind of fact with an invented value (which then does not count as kept)
  *       - 1    per topic that does not matter (weather, greeting, chat, history)
  *       - 0.5  for speaking as the customer (I, my, we, our, us, me)
- *       - 0.15 per word beyond 14, at most 3
+ *       - 0.25 per word beyond 12, at most 3
  *       - 0.25 per repeated word, at most 2
  *       - 0.25 per word that neither the ticket nor a plain summary has, at most 2
  *     and -2 for a text without words
@@ -49,12 +49,12 @@ export interface Assessment {
 }
 
 /**
- * Words that a summary may have beyond this number cost points.
+ * Words beyond this number cost points; the longest form of a good summary has as many.
  *
  * @category constants
  * @since 0.1.0
  */
-export const wordLimit = 14
+export const wordLimit = 12
 
 /**
  * Range of the gold score, in points.
@@ -134,7 +134,7 @@ export const assess = (ticket: Ticket.Ticket, text: string): Assessment => {
   )
   const offTopic = topics.filter((topic) => mentioned.has(topic))
   const voice = words.some((word) => voiceWords.has(word)) ? 0.5 : 0
-  const long = Math.min(3, 0.15 * Math.max(0, words.length - wordLimit))
+  const long = Math.min(3, 0.25 * Math.max(0, words.length - wordLimit))
   const repeats = Math.min(2, 0.25 * repeatedCount(words))
   const stray = Math.min(2, 0.25 * strays.length)
   const costs = [
