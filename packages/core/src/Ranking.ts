@@ -27,10 +27,9 @@ const assistantCue = "\n\nAssistant:"
 const sharedPrompt = (chosen: string, rejected: string): number => {
   let shared = 0
   while (shared < chosen.length && shared < rejected.length && chosen[shared] === rejected[shared]) shared++
-  const cue = chosen.lastIndexOf(assistantCue, shared - assistantCue.length)
-  if (cue >= 0 && cue + assistantCue.length <= shared) return cue + assistantCue.length
-  const space = chosen.slice(0, shared).search(/\s\S*$/)
-  return Math.max(0, space)
+  const start = chosen.slice(0, shared)
+  const cue = start.lastIndexOf(assistantCue)
+  return cue >= 0 ? cue + assistantCue.length : Math.max(0, start.search(/\s\S*$/))
 }
 
 const fromPair = (

@@ -1,0 +1,288 @@
+/**
+ * Whoever gives feedback: recorded lines, a scripted labeller, a person at a terminal.
+ *
+ * @since 0.1.0
+ */
+import { Context, Effect, type FileSystem, Layer, Schema, Terminal } from "effect"
+import { Critique } from "./Critique.ts"
+import { Demonstration } from "./Demonstration.ts"
+import { Instruction } from "./Instruction.ts"
+import * as JsonLines from "./JsonLines.ts"
+import type { Content } from "./Prompt.ts"
+import { Ranking } from "./Ranking.ts"
+import * as UserFunction from "./UserFunction.ts"
+
+/**
+ * Reports feedback that a source does not have or could not give.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class FeedbackSourceError extends Schema.TaggedError<FeedbackSourceError>()("FeedbackSourceError", {
+  source: Schema.String,
+  reason: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
+}) {
+  override get message(): string {
+    return `feedback from ${this.source}: ${this.reason}`
+  }
+}
+
+/**
+ * Answers to compare.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Comparison {
+  readonly prompt: Content
+  readonly completions: ReadonlyArray<string>
+}
+
+/**
+ * An answer to judge; `instruction` is what it was told to do, where that is not in the prompt.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Attempt {
+  readonly prompt: Content
+  readonly completion: string
+  readonly instruction?: string
+}
+
+/**
+ * Gives feedback of every kind that a method may ask for. Each method fails where the source has no such feedback.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface FeedbackSourceShape {
+  readonly name: string
+  /** Shows how to answer. */
+  readonly demonstrate: (prompt: Content) => Effect.Effect<Demonstration, FeedbackSourceError>
+  /** Orders answers; smaller ranks are better, equal ranks are ties. */
+  readonly rank: (comparison: Comparison) => Effect.Effect<Ranking, FeedbackSourceError>
+  /** Says in words what is wrong with an answer. */
+  readonly critique: (attempt: Attempt) => Effect.Effect<Critique, FeedbackSourceError>
+  /** Says whether an answer does what it was told. */
+  readonly verify: (attempt: Attempt) => Effect.Effect<Instruction, FeedbackSourceError>
+}
+
+/**
+ * Service for whoever gives feedback.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class FeedbackSource extends Context.Service<FeedbackSource, FeedbackSourceShape>()(
+  "@attune/core/FeedbackSource"
+) {}
+
+/**
+ * The functions of a scripted labeller; what it cannot judge is left out.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Labeller {
+  readonly demonstrate?: (prompt: Content) => UserFunction.Returned<string>
+  readonly rank?: (comparison: Comparison) => UserFunction.Returned<ReadonlyArray<number>>
+  readonly critique?: (
+    attempt: Attempt
+  ) => UserFunction.Returned<string | { readonly critique: string; readonly refinement: string }>
+  readonly verify?: (attempt: Attempt) => UserFunction.Returned<boolean>
+}
+
+/**
+ * Makes a source of plain, asynchronous or effectful functions. What they return is checked like a line of a file.
+ *
+ * **Example** (Preferring short answers)
+ *
+ * ```ts
+ * import { FeedbackSource } from "@attune/core"
+ *
+ * const brevity = FeedbackSource.fromLabeller("brevity", {
+ *   rank: ({ completions }) => completions.map((text) => text.length)
+ * })
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromLabeller = (name: string, labeller: Labeller): FeedbackSourceShape => {
+  const ask = <Q, R, A>(
+    kind: string,
+    f: ((question: Q) => UserFunction.Returned<R>) | undefined,
+    schema: Schema.Codec<A, unknown>,
+    record: (question: Q, answer: R) => unknown
+  ) => {
+    const decode = Schema.decodeUnknownEffect(schema)
+    const fail = (cause: unknown) =>
+      new FeedbackSourceError({ source: name, reason: cause instanceof Error ? cause.message : String(cause), cause })
+    return (question: Q): Effect.Effect<A, FeedbackSourceError> =>
+      f === undefined
+        ? Effect.fail(new FeedbackSourceError({ source: name, reason: `has no ${kind}; use another source for them` }))
+        : UserFunction.call(() => f(question)).pipe(
+          Effect.flatMap((answer) => decode(record(question, answer))),
+          Effect.mapError(fail)
+        )
+  }
+  return {
+    name,
+    demonstrate: ask("demonstrations", labeller.demonstrate, Demonstration, (prompt, completion) => ({ prompt, completion })),
+    rank: ask("rankings", labeller.rank, Ranking, (comparison, ranks) => ({ ...comparison, ranks })),
+    critique: ask("critiques", labeller.critique, Critique, ({ completion, prompt }, answer) => ({
+      prompt,
+      completion,
+      ...(typeof answer === "string" ? { critique: answer } : answer)
+    })),
+    verify: ask("verdicts", labeller.verify, Instruction, (attempt, satisfied) => ({ ...attempt, satisfied }))
+  }
+}
+
+/**
+ * Files of recorded feedback, each optional, in any form that its Schema decodes.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Recording {
+  readonly demonstrations?: string
+  readonly rankings?: string
+  readonly critiques?: string
+  readonly instructions?: string
+}
+
+/**
+ * Makes a source of recorded lines, read once.
+ *
+ * **Details**
+ *
+ * A question is answered by the first record with the same prompt and the same completions, in any order; for rankings
+ * the record may hold more completions than are asked about. A question that nobody recorded fails.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromJsonLines: (
+  recording: Recording
+) => Effect.Effect<FeedbackSourceShape, JsonLines.FeedbackLineError, FileSystem.FileSystem> = Effect.fn(
+  "FeedbackSource.fromJsonLines"
+)(function*(recording) {
+  const read = Effect.fnUntraced(function*<A extends { readonly prompt: Content }>(
+    file: string | undefined,
+    schema: Schema.Codec<A, unknown>
+  ) {
+    const records = new Map<string, Array<A>>()
+    for (const record of file === undefined ? [] : yield* JsonLines.read(file, schema)) {
+      const key = JSON.stringify(record.prompt)
+      const same = records.get(key)
+      if (same === undefined) records.set(key, [record])
+      else same.push(record)
+    }
+    return (prompt: Content, matches: (record: A) => boolean): Effect.Effect<A, FeedbackSourceError> => {
+      const found = records.get(JSON.stringify(prompt))?.find(matches)
+      if (found !== undefined) return Effect.succeed(found)
+      const reason = file === undefined
+        ? "no file was given for this kind of feedback"
+        : `has nothing on these answers to the prompt ${JSON.stringify(prompt).slice(0, 80)}`
+      return Effect.fail(new FeedbackSourceError({ source: file ?? "recorded lines", reason }))
+    }
+  })
+  const demonstrations = yield* read(recording.demonstrations, Demonstration)
+  const rankings = yield* read(recording.rankings, Ranking)
+  const critiques = yield* read(recording.critiques, Critique)
+  const instructions = yield* read(recording.instructions, Instruction)
+  return {
+    name: Object.values(recording).join(", "),
+    demonstrate: (prompt) => demonstrations(prompt, () => true),
+    rank: ({ completions, prompt }) =>
+      rankings(prompt, (record) => completions.every((text) => record.completions.includes(text))).pipe(
+        Effect.map((record) => ({
+          prompt,
+          completions,
+          ranks: completions.map((text) => record.ranks[record.completions.indexOf(text)]!)
+        }))
+      ),
+    critique: ({ completion, prompt }) => critiques(prompt, (record) => record.completion === completion),
+    verify: ({ completion, instruction, prompt }) =>
+      instructions(prompt, (record) => record.completion === completion && record.instruction === instruction)
+  }
+})
+
+/**
+ * Makes a source of the person at the terminal, who is asked again until the reply can be used.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromTerminal: Effect.Effect<FeedbackSourceShape, never, Terminal.Terminal> = Effect.gen(function*() {
+  const terminal = yield* Terminal.Terminal
+  const source = "the person at the terminal"
+  const ask = <A>(question: string, read: (reply: string) => A | undefined): Effect.Effect<A, FeedbackSourceError> =>
+    terminal.display(`${question}\n> `).pipe(
+      Effect.andThen(terminal.readLine),
+      Effect.mapError((cause) => new FeedbackSourceError({ source, reason: "gave up before answering", cause })),
+      Effect.flatMap((reply) => {
+        const answer = read(reply.trim())
+        return answer === undefined ? ask(question, read) : Effect.succeed(answer)
+      })
+    )
+  const show = (prompt: Content) =>
+    typeof prompt === "string" ? prompt : prompt.map(({ content, role }) => `${role}: ${content}`).join("\n")
+  const words = (reply: string) => (reply === "" ? undefined : reply)
+  return fromLabeller(source, {
+    demonstrate: (prompt) => ask(`${show(prompt)}\n\nWrite the answer.`, words),
+    rank: ({ completions, prompt }) =>
+      ask(
+        `${show(prompt)}\n\n${completions.map((text, i) => `[${i + 1}] ${text}`).join("\n")}\n\n` +
+          `Rank the ${completions.length} answers in their order: 1 is best, equal numbers are ties, as in ` +
+          `"${completions.map((_, i) => i + 1).join(" ")}".`,
+        (reply) => {
+          const ranks = reply.split(/[\s,]+/).map(Number)
+          return ranks.length === completions.length && ranks.every((rank) => Number.isInteger(rank) && rank > 0)
+            ? ranks
+            : undefined
+        }
+      ),
+    critique: ({ completion, prompt }) => ask(`${show(prompt)}\n\n${completion}\n\nWhat should be better?`, words),
+    verify: ({ completion, instruction, prompt }) =>
+      ask(
+        `${instruction === undefined ? "" : `${instruction}\n\n`}${show(prompt)}\n\n${completion}\n\n` +
+          "Does the answer do what it was told (y/n)?",
+        (reply) => (/^y(es)?$/i.test(reply) ? true : /^no?$/i.test(reply) ? false : undefined)
+      )
+  })
+})
+
+/**
+ * Layer with a scripted labeller.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerLabeller = (name: string, labeller: Labeller): Layer.Layer<FeedbackSource> =>
+  Layer.succeed(FeedbackSource, fromLabeller(name, labeller))
+
+/**
+ * Layer with recorded lines.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerJsonLines = (
+  recording: Recording
+): Layer.Layer<FeedbackSource, JsonLines.FeedbackLineError, FileSystem.FileSystem> =>
+  Layer.effect(FeedbackSource, fromJsonLines(recording))
+
+/**
+ * Layer with the person at the terminal.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerTerminal: Layer.Layer<FeedbackSource, never, Terminal.Terminal> = Layer.effect(
+  FeedbackSource,
+  fromTerminal
+)

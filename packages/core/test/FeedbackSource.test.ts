@@ -1,0 +1,110 @@
+import { NodeServices } from "@effect/platform-node"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Terminal } from "effect"
+import { mkdtempSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import * as FeedbackSource from "../src/FeedbackSource.ts"
+
+const comparison = { prompt: "q", completions: ["long answer", "short"] }
+const attempt = { prompt: "q", completion: "a" }
+const message = <A, E extends Error, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.map(Effect.flip(effect), (error) => error.message)
+
+describe("a scripted labeller", () => {
+  it.effect("gives checked feedback of each kind", () =>
+    Effect.gen(function*() {
+      const source = yield* FeedbackSource.FeedbackSource
+      assert.deepStrictEqual(yield* source.rank(comparison), { ...comparison, ranks: [11, 5] })
+      assert.deepStrictEqual(yield* source.critique(attempt), { ...attempt, critique: "Too short." })
+      assert.deepStrictEqual(yield* source.verify(attempt), { ...attempt, satisfied: true })
+      assert.deepStrictEqual(yield* source.demonstrate("q"), { prompt: "q", completion: "a" })
+    }).pipe(Effect.provide(FeedbackSource.layerLabeller("script", {
+      rank: ({ completions }) => completions.map((text) => text.length),
+      critique: async () => "Too short.",
+      verify: ({ completion }) => Effect.succeed(completion === "a"),
+      demonstrate: () => "a"
+    }))))
+
+  it.effect("keeps a refinement, and refuses what it cannot judge or judged badly", () =>
+    Effect.gen(function*() {
+      const source = FeedbackSource.fromLabeller("script", {
+        critique: () => ({ critique: "Better.", refinement: "b" }),
+        rank: () => [1]
+      })
+      assert.deepStrictEqual(yield* source.critique(attempt), { ...attempt, critique: "Better.", refinement: "b" })
+      assert.match(yield* message(source.verify(attempt)), /script: has no verdicts/)
+      assert.match(yield* message(source.rank(comparison)), /script: Expected one rank per completion/)
+    }))
+})
+
+describe("recorded lines", () => {
+  it.layer(NodeServices.layer)((it) => {
+    it.effect("answer the questions that were recorded, completions in any order", () =>
+      Effect.gen(function*() {
+        const directory = mkdtempSync(join(tmpdir(), "attune-source-"))
+        const file = (name: string, ...records: ReadonlyArray<unknown>) => {
+          writeFileSync(join(directory, name), records.map((record) => JSON.stringify(record)).join("\n"))
+          return join(directory, name)
+        }
+        const source = yield* FeedbackSource.fromJsonLines({
+          rankings: file("rankings.jsonl", { prompt: "p", chosen: "x", rejected: "y" }, {
+            prompt: "q",
+            completions: ["short", "other", "long answer"],
+            ranks: [1, 2, 3]
+          }),
+          critiques: file("critiques.jsonl", { ...attempt, completion: "z", critique: "no" }, { ...attempt, critique: "yes" })
+        })
+        assert.deepStrictEqual(yield* source.rank(comparison), { ...comparison, ranks: [3, 1] })
+        assert.deepStrictEqual(yield* source.critique(attempt), { ...attempt, critique: "yes" })
+        assert.match(
+          yield* message(source.rank({ prompt: "q", completions: ["short", "new"] })),
+          /rankings\.jsonl: has nothing on these answers to the prompt "q"/
+        )
+        assert.match(yield* message(source.verify(attempt)), /no file was given/)
+        assert.match(
+          yield* message(FeedbackSource.fromJsonLines({ critiques: file("bad.jsonl", attempt) })),
+          /bad\.jsonl, line 1: field "critique": Missing key/
+        )
+      }))
+  })
+})
+
+describe("a person at a terminal", () => {
+  const terminal = (replies: ReadonlyArray<string>) => {
+    const left = [...replies]
+    const shown: Array<string> = []
+    const layer = Effect.provideService(
+      Terminal.Terminal,
+      Terminal.make({
+        columns: Effect.succeed(80),
+        rows: Effect.succeed(24),
+        size: Effect.die("unused"),
+        readInput: Effect.die("unused"),
+        readLine: Effect.suspend(() => {
+          const reply = left.shift()
+          return reply === undefined ? Effect.fail(new Terminal.QuitError({})) : Effect.succeed(reply)
+        }),
+        display: (text) => Effect.sync(() => void shown.push(text))
+      })
+    )
+    return { shown, source: layer(FeedbackSource.fromTerminal) }
+  }
+
+  it.effect("is asked again until the reply can be used", () =>
+    Effect.gen(function*() {
+      const { shown, source } = terminal(["2", "2 x", " 2, 1 ", "", "Be brief.", "maybe", "Y"])
+      const person = yield* source
+      assert.deepStrictEqual(yield* person.rank(comparison), { ...comparison, ranks: [2, 1] })
+      assert.deepStrictEqual(yield* person.critique(attempt), { ...attempt, critique: "Be brief." })
+      assert.deepStrictEqual(yield* person.verify(attempt), { ...attempt, satisfied: true })
+      assert.strictEqual(shown.length, 7)
+      assert.match(shown[0]!, /\[1\] long answer\n\[2\] short/)
+    }))
+
+  it.effect("may leave", () =>
+    Effect.gen(function*() {
+      const person = yield* terminal([]).source
+      assert.match(yield* message(person.critique(attempt)), /gave up/)
+    }))
+})
