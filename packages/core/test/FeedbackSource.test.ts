@@ -93,12 +93,12 @@ describe("a person at a terminal", () => {
 
   it.effect("is asked again until the reply can be used", () =>
     Effect.gen(function*() {
-      const { shown, source } = terminal(["2", "2 x", " 2, 1 ", "", "Be brief.", "maybe", "Y"])
+      const { shown, source } = terminal(["2", "2 x", "0 1", " 2, 1 ", "", "Be brief.", "maybe", "Y"])
       const person = yield* source
       assert.deepStrictEqual(yield* person.rank(comparison), { ...comparison, ranks: [2, 1] })
       assert.deepStrictEqual(yield* person.critique(attempt), { ...attempt, critique: "Be brief." })
       assert.deepStrictEqual(yield* person.verify(attempt), { ...attempt, satisfied: true })
-      assert.strictEqual(shown.length, 7)
+      assert.strictEqual(shown.length, 8)
       assert.match(shown[0]!, /\[1\] long answer\n\[2\] short/)
     }))
 

@@ -96,10 +96,10 @@ it.layer(NodeServices.layer)((it) => {
       assert.deepStrictEqual(readdirSync(resolve(path, "..")), ["feedback.jsonl"])
     }))
 
-  it.effect("names an output directory that is not there", () =>
+  it.effect("names an output that cannot be written and says why", () =>
     Effect.gen(function*() {
-      const error = yield* Effect.flip(JsonLines.write(join(directory(), "no", "out.jsonl"), Demonstration, []))
-      assert.match(error.message, /out\.jsonl: cannot be written/)
+      const error = yield* Effect.flip(JsonLines.write(join(file("x"), "out.jsonl"), Demonstration, []))
+      assert.match(error.message, /out\.jsonl: cannot be written: .*file/)
     }))
 
   it.effect.skipIf(!present("data/hh-rlhf-harmless"))("reads 1500 pairs of real preferences", () =>
