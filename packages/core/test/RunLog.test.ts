@@ -181,6 +181,18 @@ describe("a directory with a log", () => {
     })
   )
 
+  it.effect("is mended when a power failure left zeros for the last line", () =>
+    Effect.gen(function* () {
+      const run = freshRun()
+      yield* steps(run, 1, 1)
+      const before = text(run)
+      fs.appendFileSync(join(run, "run.jsonl"), "\0\0\0\n")
+      assert.strictEqual((yield* RunLog.read(run)).length, 2)
+      yield* steps(run, 2, 1, { resumeAt: 1 })
+      assert.strictEqual(text(run), before)
+    })
+  )
+
   it.effect("that was killed before its first line is begun anew", () =>
     Effect.gen(function* () {
       const run = freshRun()
