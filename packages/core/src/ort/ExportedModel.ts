@@ -1,0 +1,185 @@
+/**
+ * An ONNX file that some exporter wrote, with the configuration and tokenizer beside it: the layout of Optimum and
+ * transformers.js, `config.json` and `tokenizer.json` in a directory and the graphs in its `onnx/`.
+ *
+ * @since 0.1.0
+ */
+import { Effect, FileSystem, Path, Result, Schema, type Scope } from "effect"
+import { ModelError } from "../Policy.ts"
+import * as Tensor from "../Tensor.ts"
+import * as Tokenizer from "../Tokenizer.ts"
+import * as Device from "./Device.ts"
+
+/**
+ * Where an exported model is: the path of an `.onnx` file, or a directory and, where it holds several graphs, the one to
+ * take (`"onnx/model_q4.onnx"` or `"model_q4.onnx"`).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Source = string | { readonly directory: string; readonly file?: string | undefined }
+
+/**
+ * What is read of `config.json`; every architecture names its sizes as it likes.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Config = Schema.Struct({
+  vocab_size: Schema.optionalKey(Schema.NullOr(Schema.Int)),
+  max_position_embeddings: Schema.optionalKey(Schema.NullOr(Schema.Int)),
+  n_positions: Schema.optionalKey(Schema.NullOr(Schema.Int)),
+  n_ctx: Schema.optionalKey(Schema.NullOr(Schema.Int)),
+  hidden_size: Schema.optionalKey(Schema.NullOr(Schema.Int)),
+  n_embd: Schema.optionalKey(Schema.NullOr(Schema.Int)),
+  num_attention_heads: Schema.optionalKey(Schema.NullOr(Schema.Int)),
+  n_head: Schema.optionalKey(Schema.NullOr(Schema.Int)),
+  num_key_value_heads: Schema.optionalKey(Schema.NullOr(Schema.Int)),
+  head_dim: Schema.optionalKey(Schema.NullOr(Schema.Int))
+})
+
+/**
+ * An exported model before anyone asks what it is.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ExportedModel {
+  /** Path of the `.onnx` file. */
+  readonly name: string
+  readonly config: typeof Config.Type
+  readonly tokenizer: Tokenizer.Tokenizer
+  /** Compiles the graph; released when the scope closes. */
+  readonly compile: (keep: ReadonlyArray<string>) => Effect.Effect<Device.Session, ModelError, Scope.Scope>
+}
+
+/**
+ * Makes the error of an exported model that cannot be used.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export const unusable = (model: string, message: string): ModelError =>
+  new ModelError({ model, operation: "load", message: `${model} ${message}` })
+
+/**
+ * Retells an error of the runtime in the words of the model.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export const runtimeError =
+  (model: string, operation: ModelError["operation"]) =>
+  (cause: Device.OrtError): ModelError =>
+    new ModelError({ model, operation, message: cause.message, cause })
+
+const isGraph = (path: string): boolean => path.endsWith(".onnx")
+
+/**
+ * Finds an exported model and reads what lies beside it. Of a directory without a named file it takes `model.onnx`, then
+ * `decoder_model_merged.onnx`, in `onnx/` or beside `config.json`.
+ *
+ * **Gotchas**
+ *
+ * Fails with `ModelError` when there is no such file (the message lists the graphs that there are) and when `config.json`
+ * cannot be read; a missing `config.json` is an empty one.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const open: (
+  source: Source
+) => Effect.Effect<
+  ExportedModel,
+  ModelError | Tokenizer.TokenizerError,
+  Device.Device | FileSystem.FileSystem | Path.Path
+> = Effect.fn("ExportedModel.open")(function* (source) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  const device = yield* Device.Device
+
+  const exists = (file: string) => fs.exists(file).pipe(Effect.orElseSucceed(() => false))
+  const list = (directory: string) => fs.readDirectory(directory).pipe(Effect.orElseSucceed((): Array<string> => []))
+
+  const given = typeof source === "string" && isGraph(source) ? source : undefined
+  const parent = given === undefined ? undefined : path.dirname(given)
+  const directory =
+    typeof source !== "string"
+      ? source.directory
+      : parent === undefined
+        ? source
+        : path.basename(parent) === "onnx"
+          ? path.dirname(parent)
+          : parent
+  const file = typeof source === "string" ? undefined : source.file
+  const candidates =
+    given !== undefined
+      ? [given]
+      : (file === undefined ? ["model.onnx", "decoder_model_merged.onnx"] : [file]).flatMap((name) => [
+          path.join(directory, "onnx", name),
+          path.join(directory, name)
+        ])
+
+  let name: string | undefined
+  for (const candidate of candidates) if (name === undefined && (yield* exists(candidate))) name = candidate
+  if (name === undefined) {
+    const graphs = [
+      ...(yield* list(path.join(directory, "onnx"))).map((entry) => `onnx/${entry}`),
+      ...(yield* list(directory))
+    ].filter(isGraph)
+    return yield* unusable(
+      candidates[0]!,
+      `does not exist; ${graphs.length === 0 ? `${directory} holds no .onnx file` : `there are ${graphs.join(", ")}`}`
+    )
+  }
+  const found = name
+
+  const configFile = path.join(directory, "config.json")
+  const config = (yield* exists(configFile))
+    ? yield* fs.readFileString(configFile).pipe(
+        Effect.flatMap((text) => Effect.fromResult(Schema.decodeUnknownResult(Schema.fromJsonString(Config))(text))),
+        Effect.mapError((error) => unusable(configFile, `cannot be read as a model's configuration: ${error.message}`))
+      )
+    : {}
+  const tokenizer = yield* Tokenizer.load(directory)
+
+  return {
+    name: found,
+    config,
+    tokenizer,
+    // a path, not bytes: large exports keep their weights in files beside the graph
+    compile: (keep) =>
+      device.compile({ path: found }, { name: found, keep }).pipe(Effect.mapError(runtimeError(found, "load")))
+  }
+})
+
+/**
+ * Says that the ids of a tokenizer do not fit a model, or nothing when they do.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const checkVocabulary = (
+  { name, tokenizer }: ExportedModel,
+  vocabSize: number | undefined
+): Result.Result<number, ModelError> =>
+  vocabSize !== undefined && tokenizer.vocabSize > vocabSize
+    ? Result.fail(
+        unusable(
+          name,
+          `knows ${vocabSize} token ids, but the tokenizer beside it has ${tokenizer.vocabSize}; ` +
+            `use the tokenizer that the model was trained with`
+        )
+      )
+    : Result.succeed(vocabSize ?? tokenizer.vocabSize)
+
+/**
+ * Integers in the dtype that an input asks for: some exporters take ids of 32 bits.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const integers = (slot: Device.Slot, { data, shape }: Tensor.Tensor<"int64">): Tensor.Tensor =>
+  slot.dtype === "int32"
+    ? Tensor.make("int32", Int32Array.from(data, Number), shape)
+    : Tensor.make("int64", data, shape)
