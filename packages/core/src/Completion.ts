@@ -57,11 +57,16 @@ export const make = (completion: Completion): Completion => {
 export const take: {
   (length: number, text: string): (self: Completion) => Completion
   (self: Completion, length: number, text: string): Completion
-} = dual(3, (self: Completion, length: number, text: string): Completion =>
-  length >= self.tokens.length ? self : {
-    tokens: self.tokens.subarray(0, length),
-    logprobs: self.logprobs.subarray(0, length),
-    untemperedLogprobs: self.untemperedLogprobs.subarray(0, length),
-    text,
-    finishReason: "length"
-  })
+} = dual(
+  3,
+  (self: Completion, length: number, text: string): Completion =>
+    length >= self.tokens.length
+      ? self
+      : {
+          tokens: self.tokens.subarray(0, length),
+          logprobs: self.logprobs.subarray(0, length),
+          untemperedLogprobs: self.untemperedLogprobs.subarray(0, length),
+          text,
+          finishReason: "length"
+        }
+)

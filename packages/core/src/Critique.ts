@@ -43,7 +43,12 @@ const normalize = (
  */
 export const Critique = Form.schema(Normal, [
   Form.make(
-    Schema.Struct({ prompt: Prompt.FileContent, completion: Prompt.FileContent, critique: Schema.String, ...Refinement }),
+    Schema.Struct({
+      prompt: Prompt.FileContent,
+      completion: Prompt.FileContent,
+      critique: Schema.String,
+      ...Refinement
+    }),
     ["prompt", "completion", "critique"],
     (fields) => normalize(fields, fields.critique)
   ),
@@ -56,14 +61,22 @@ export const Critique = Form.schema(Normal, [
     }),
     ["prompt", "original_model_completion", "Feedback"],
     ({ Feedback, completion: refinement, original_model_completion: original, prompt }) =>
-      normalize({
-        prompt,
-        completion: original.startsWith(prompt) ? original.slice(prompt.length) : original,
-        ...(refinement === undefined ? {} : { refinement })
-      }, Feedback)
+      normalize(
+        {
+          prompt,
+          completion: original.startsWith(prompt) ? original.slice(prompt.length) : original,
+          ...(refinement === undefined ? {} : { refinement })
+        },
+        Feedback
+      )
   ),
   Form.make(
-    Schema.Struct({ prompt: Prompt.FileContent, completion: Prompt.FileContent, feedback: Schema.String, ...Refinement }),
+    Schema.Struct({
+      prompt: Prompt.FileContent,
+      completion: Prompt.FileContent,
+      feedback: Schema.String,
+      ...Refinement
+    }),
     ["prompt", "completion", "feedback"],
     (fields) => normalize(fields, fields.feedback)
   )

@@ -9,7 +9,9 @@ import * as Prompt from "./Prompt.ts"
 
 const Normal = Schema.Struct({
   prompt: Prompt.Content,
-  completion: Schema.String.check(Schema.makeFilter((text: string) => text.trim() !== "" || "is empty: nothing to imitate"))
+  completion: Schema.String.check(
+    Schema.makeFilter((text: string) => text.trim() !== "" || "is empty: nothing to imitate")
+  )
 })
 
 type Encoded = typeof Normal.Encoded
@@ -21,7 +23,10 @@ const fromMessages = (
   const last = messages.at(-1)
   return last?.role === "assistant"
     ? Effect.succeed({ prompt: messages.slice(0, -1), completion: last.content })
-    : Form.refuse(field, `Expected a last message by the assistant, got ${last === undefined ? "none" : `"${last.role}"`}`)
+    : Form.refuse(
+        field,
+        `Expected a last message by the assistant, got ${last === undefined ? "none" : `"${last.role}"`}`
+      )
 }
 
 /**
@@ -43,10 +48,8 @@ const fromMessages = (
  */
 export const Demonstration = Form.schema(Normal, [
   Form.make(Schema.Struct({ messages: Prompt.Messages }), ["messages"], (d) => fromMessages(d.messages, "messages")),
-  Form.make(
-    Schema.Struct({ conversations: Prompt.Messages }),
-    ["conversations"],
-    (d) => fromMessages(d.conversations, "conversations")
+  Form.make(Schema.Struct({ conversations: Prompt.Messages }), ["conversations"], (d) =>
+    fromMessages(d.conversations, "conversations")
   ),
   Form.make(
     Schema.Struct({ prompt: Prompt.FileContent, completion: Prompt.FileContent }),
@@ -66,7 +69,9 @@ export const Demonstration = Form.schema(Normal, [
     ({ input = "", instruction, output }) =>
       Effect.succeed({ prompt: input === "" ? instruction : `${instruction}\n\n${input}`, completion: output })
   ),
-  Form.make(Schema.Struct({ text: Schema.String }), ["text"], ({ text }) => Effect.succeed({ prompt: "", completion: text }))
+  Form.make(Schema.Struct({ text: Schema.String }), ["text"], ({ text }) =>
+    Effect.succeed({ prompt: "", completion: text })
+  )
 ])
 
 /**

@@ -124,13 +124,16 @@ export const fromLabeller = (name: string, labeller: Labeller): FeedbackSourceSh
       f === undefined
         ? Effect.fail(new FeedbackSourceError({ source: name, reason: `has no ${kind}; use another source for them` }))
         : UserFunction.call(() => f(question)).pipe(
-          Effect.flatMap((answer) => decode(record(question, answer))),
-          Effect.mapError(fail)
-        )
+            Effect.flatMap((answer) => decode(record(question, answer))),
+            Effect.mapError(fail)
+          )
   }
   return {
     name,
-    demonstrate: ask("demonstrations", labeller.demonstrate, Demonstration, (prompt, completion) => ({ prompt, completion })),
+    demonstrate: ask("demonstrations", labeller.demonstrate, Demonstration, (prompt, completion) => ({
+      prompt,
+      completion
+    })),
     rank: ask("rankings", labeller.rank, Ranking, (comparison, ranks) => ({ ...comparison, ranks })),
     critique: ask("critiques", labeller.critique, Critique, ({ completion, prompt }, answer) => ({
       prompt,
@@ -169,8 +172,8 @@ export const fromJsonLines: (
   recording: Recording
 ) => Effect.Effect<FeedbackSourceShape, JsonLines.FeedbackLineError, FileSystem.FileSystem> = Effect.fn(
   "FeedbackSource.fromJsonLines"
-)(function*(recording) {
-  const read = Effect.fnUntraced(function*<A extends { readonly prompt: Content }>(
+)(function* (recording) {
+  const read = Effect.fnUntraced(function* <A extends { readonly prompt: Content }>(
     file: string | undefined,
     schema: Schema.Codec<A, unknown>
   ) {
@@ -184,9 +187,10 @@ export const fromJsonLines: (
     return (prompt: Content, matches: (record: A) => boolean): Effect.Effect<A, FeedbackSourceError> => {
       const found = records.get(JSON.stringify(prompt))?.find(matches)
       if (found !== undefined) return Effect.succeed(found)
-      const reason = file === undefined
-        ? "no file was given for this kind of feedback"
-        : `has nothing on these answers to the prompt ${JSON.stringify(prompt).slice(0, 80)}`
+      const reason =
+        file === undefined
+          ? "no file was given for this kind of feedback"
+          : `has nothing on these answers to the prompt ${JSON.stringify(prompt).slice(0, 80)}`
       return Effect.fail(new FeedbackSourceError({ source: file ?? "recorded lines", reason }))
     }
   })
@@ -217,7 +221,7 @@ export const fromJsonLines: (
  * @category constructors
  * @since 0.1.0
  */
-export const fromTerminal: Effect.Effect<FeedbackSourceShape, never, Terminal.Terminal> = Effect.gen(function*() {
+export const fromTerminal: Effect.Effect<FeedbackSourceShape, never, Terminal.Terminal> = Effect.gen(function* () {
   const terminal = yield* Terminal.Terminal
   const source = "the person at the terminal"
   const ask = <A>(question: string, read: (reply: string) => A | undefined): Effect.Effect<A, FeedbackSourceError> =>

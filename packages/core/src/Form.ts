@@ -54,17 +54,22 @@ export const refuse = (field: string, message: string): Effect.Effect<never, Sch
  * @category schemas
  * @since 0.1.0
  */
-export const schema = <A, E>(normal: Schema.Codec<A, E>, forms: ReadonlyArray<Form<NoInfer<E>>>): Schema.Codec<A, unknown> =>
-  Schema.Unknown.pipe(Schema.decodeTo(normal, {
-    decode: SchemaGetter.transformEffect((input: unknown) => {
-      const form = closest(input, forms)
-      if (form !== undefined) return form.decode(input)
-      const expected = forms.map(({ fields }) => `{ ${fields.join(", ")} }`).join(" or ")
-      const got = typeof input === "object" && input !== null ? `{ ${Object.keys(input).join(", ")} }` : typeof input
-      return Effect.fail(new SchemaIssue.InvalidValue({ message: `Expected ${expected}, got ${got}` }))
-    }),
-    encode: SchemaGetter.transform((value: E): unknown => value)
-  }))
+export const schema = <A, E>(
+  normal: Schema.Codec<A, E>,
+  forms: ReadonlyArray<Form<NoInfer<E>>>
+): Schema.Codec<A, unknown> =>
+  Schema.Unknown.pipe(
+    Schema.decodeTo(normal, {
+      decode: SchemaGetter.transformEffect((input: unknown) => {
+        const form = closest(input, forms)
+        if (form !== undefined) return form.decode(input)
+        const expected = forms.map(({ fields }) => `{ ${fields.join(", ")} }`).join(" or ")
+        const got = typeof input === "object" && input !== null ? `{ ${Object.keys(input).join(", ")} }` : typeof input
+        return Effect.fail(new SchemaIssue.InvalidValue({ message: `Expected ${expected}, got ${got}` }))
+      }),
+      encode: SchemaGetter.transform((value: E): unknown => value)
+    })
+  )
 
 const closest = <E>(input: unknown, forms: ReadonlyArray<Form<E>>): Form<E> | undefined => {
   if (typeof input !== "object" || input === null) return undefined

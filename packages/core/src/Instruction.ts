@@ -44,15 +44,11 @@ const Fields = { ...Told, prompt: Prompt.FileContent, completion: Prompt.FileCon
  * @since 0.1.0
  */
 export const Instruction = Form.schema(Normal, [
-  Form.make(
-    Schema.Struct({ ...Fields, satisfied: Schema.Boolean }),
-    ["prompt", "completion", "satisfied"],
-    (fields) => normalize(fields, fields.satisfied)
+  Form.make(Schema.Struct({ ...Fields, satisfied: Schema.Boolean }), ["prompt", "completion", "satisfied"], (fields) =>
+    normalize(fields, fields.satisfied)
   ),
-  Form.make(
-    Schema.Struct({ ...Fields, label: Schema.Boolean }),
-    ["prompt", "completion", "label"],
-    (fields) => normalize(fields, fields.label)
+  Form.make(Schema.Struct({ ...Fields, label: Schema.Boolean }), ["prompt", "completion", "label"], (fields) =>
+    normalize(fields, fields.label)
   )
 ])
 

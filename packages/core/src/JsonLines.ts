@@ -55,7 +55,8 @@ const decodeLine = <A>(schema: Schema.Codec<A, unknown>) => {
         })
     })
     return Result.flatMap(json, (value) =>
-      Result.mapError(decode(value), (error) => fromIssue(file, line, error.issue)))
+      Result.mapError(decode(value), (error) => fromIssue(file, line, error.issue))
+    )
   }
 }
 

@@ -88,7 +88,8 @@ export const gather = (
   const result = new Float32Array(tokens.length)
   for (let n = 0; n < tokens.length; n++) {
     const token = tokens[n]!
-    if (!(token >= 0 && token < vocabSize)) throw new RangeError(`token ${token} is outside a vocabulary of ${vocabSize}`)
+    if (!(token >= 0 && token < vocabSize))
+      throw new RangeError(`token ${token} is outside a vocabulary of ${vocabSize}`)
     const start = n * vocabSize
     result[n] = logits[start + token]! / temperature - logSumExp(logits, start, start + vocabSize, temperature)
   }

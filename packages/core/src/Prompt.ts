@@ -56,19 +56,22 @@ const speakers: Readonly<Record<string, string>> = { human: "user", gpt: "assist
  * @category schemas
  * @since 0.1.0
  */
-export const Messages: Schema.Codec<ReadonlyArray<Message>, unknown> = Schema.Array(Form.schema(Message, [
-  Form.make(
-    Schema.Struct({ role: Schema.String, content: MessageContent }),
-    ["role", "content"],
-    ({ content, role }) =>
-      Effect.succeed({ role, content: typeof content === "string" ? content : content.map(({ text }) => text).join("") })
-  ),
-  Form.make(
-    Schema.Struct({ from: Schema.String, value: Schema.String }),
-    ["from", "value"],
-    ({ from, value }) => Effect.succeed({ role: speakers[from] ?? from, content: value })
-  )
-]))
+export const Messages: Schema.Codec<ReadonlyArray<Message>, unknown> = Schema.Array(
+  Form.schema(Message, [
+    Form.make(
+      Schema.Struct({ role: Schema.String, content: MessageContent }),
+      ["role", "content"],
+      ({ content, role }) =>
+        Effect.succeed({
+          role,
+          content: typeof content === "string" ? content : content.map(({ text }) => text).join("")
+        })
+    ),
+    Form.make(Schema.Struct({ from: Schema.String, value: Schema.String }), ["from", "value"], ({ from, value }) =>
+      Effect.succeed({ role: speakers[from] ?? from, content: value })
+    )
+  ])
+)
 
 /**
  * Schema for text or messages as files hold them.
@@ -91,10 +94,10 @@ export const answer = (content: Content, field: string): Effect.Effect<string, S
   return content.length === 1 && message?.role === "assistant"
     ? Effect.succeed(message.content)
     : Form.refuse(
-      field,
-      `Expected text or one assistant message, got ${JSON.stringify(content.map(({ role }) => role))}; ` +
-        "move earlier messages to the prompt"
-    )
+        field,
+        `Expected text or one assistant message, got ${JSON.stringify(content.map(({ role }) => role))}; ` +
+          "move earlier messages to the prompt"
+      )
 }
 
 /**

@@ -11,13 +11,19 @@ const Normal = Schema.Struct({
   prompt: Prompt.Content,
   completions: Schema.Array(Schema.NonEmptyString),
   ranks: Schema.Array(Schema.Int)
-}).check(Schema.makeFilter(({ completions, ranks }) => {
-  if (completions.length < 2) {
-    return { path: ["completions"], issue: `Expected at least 2 completions to compare, got ${completions.length}` }
-  }
-  return completions.length === ranks.length ||
-    { path: ["ranks"], issue: `Expected one rank per completion: ${completions.length}, got ${ranks.length}` }
-}))
+}).check(
+  Schema.makeFilter(({ completions, ranks }) => {
+    if (completions.length < 2) {
+      return { path: ["completions"], issue: `Expected at least 2 completions to compare, got ${completions.length}` }
+    }
+    return (
+      completions.length === ranks.length || {
+        path: ["ranks"],
+        issue: `Expected one rank per completion: ${completions.length}, got ${ranks.length}`
+      }
+    )
+  })
+)
 
 type Encoded = typeof Normal.Encoded
 
@@ -54,12 +60,14 @@ const fromPair = (
   return Effect.all([
     Prompt.answer(chosen.slice(split), "chosen"),
     Prompt.answer(rejected.slice(split), "rejected")
-  ]).pipe(Effect.map((completions) => ({
-    // with whole dialogues the prompt is their shared part, since a prompt beside them only repeats it
-    prompt: split > 0 ? chosen.slice(0, split) : prompt ?? [],
-    completions,
-    ranks: [1, 2]
-  })))
+  ]).pipe(
+    Effect.map((completions) => ({
+      // with whole dialogues the prompt is their shared part, since a prompt beside them only repeats it
+      prompt: split > 0 ? chosen.slice(0, split) : (prompt ?? []),
+      completions,
+      ranks: [1, 2]
+    }))
+  )
 }
 
 const same = (a: Prompt.Message | undefined, b: Prompt.Message | undefined): boolean =>
@@ -138,6 +146,6 @@ export const pairs = (ranks: ReadonlyArray<number>): ReadonlyArray<readonly [bet
   ranks.flatMap((rank, i) =>
     ranks.slice(i + 1).flatMap((other, offset) => {
       const j = i + 1 + offset
-      return rank === other ? [] : [rank < other ? [i, j] as const : [j, i] as const]
+      return rank === other ? [] : [rank < other ? ([i, j] as const) : ([j, i] as const)]
     })
   )

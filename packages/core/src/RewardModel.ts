@@ -58,7 +58,11 @@ export interface RewardModelShape {
  */
 export class RewardModel extends Context.Service<RewardModel, RewardModelShape>()("@attune/core/RewardModel") {}
 
-const checked = (name: string, scores: ArrayLike<number>, count: number): Effect.Effect<Float32Array, RewardModelError> => {
+const checked = (
+  name: string,
+  scores: ArrayLike<number>,
+  count: number
+): Effect.Effect<Float32Array, RewardModelError> => {
   const fail = (reason: string) => Effect.fail(new RewardModelError({ model: name, reason }))
   if (scores.length !== count) return fail(`returned ${scores.length} scores for ${count} answers`)
   const result = Float32Array.from(scores)
@@ -86,7 +90,7 @@ export const fromFunction = (
   options?: { readonly concurrency?: number }
 ): RewardModelShape => ({
   name,
-  score: Effect.fn("RewardModel.score")(function*(answers) {
+  score: Effect.fn("RewardModel.score")(function* (answers) {
     const scores = yield* Effect.forEach(answers, (answer) => UserFunction.call(() => score(answer)), {
       concurrency: options?.concurrency ?? 1
     }).pipe(Effect.mapError(failed(name)))
@@ -105,7 +109,7 @@ export const fromBatchFunction = (
   score: (answers: ReadonlyArray<Answer>) => UserFunction.Returned<ArrayLike<number>>
 ): RewardModelShape => ({
   name,
-  score: Effect.fn("RewardModel.score")(function*(answers) {
+  score: Effect.fn("RewardModel.score")(function* (answers) {
     const scores = yield* UserFunction.call(() => score(answers)).pipe(Effect.mapError(failed(name)))
     return yield* checked(name, scores, answers.length)
   })
@@ -129,7 +133,7 @@ export const ensemble = (models: ReadonlyArray<RewardModelShape>, combine: "mean
   const name = `${combine}(${models.map((model) => model.name).join(", ")})`
   return {
     name,
-    score: Effect.fn("RewardModel.score")(function*(answers) {
+    score: Effect.fn("RewardModel.score")(function* (answers) {
       const scores = yield* Effect.forEach(models, (model) => model.score(answers))
       return Float32Array.from(answers, (_, i) => {
         const column = scores.map((row) => row[i]!)

@@ -102,10 +102,11 @@ const TokenizerConfig = Schema.Struct({
   legacy: Schema.optionalKey(Schema.NullOr(Schema.Boolean)),
   add_prefix_space: Schema.optionalKey(Schema.NullOr(Schema.Boolean)),
   clean_up_tokenization_spaces: Schema.optionalKey(Schema.NullOr(Schema.Boolean)),
-  chat_template: Schema.optionalKey(Schema.NullOr(Schema.Union([
-    Schema.String,
-    Schema.Array(Schema.Struct({ name: Schema.String, template: Schema.String }))
-  ])))
+  chat_template: Schema.optionalKey(
+    Schema.NullOr(
+      Schema.Union([Schema.String, Schema.Array(Schema.Struct({ name: Schema.String, template: Schema.String }))])
+    )
+  )
 })
 
 const Id = Schema.optionalKey(Schema.NullOr(Schema.Union([Schema.Int, Schema.Array(Schema.Int)])))
@@ -117,25 +118,34 @@ const Json = Schema.Record(Schema.String, Schema.Unknown)
 const TokenizerJson = Schema.StructWithRest(
   Schema.Struct({
     model: Schema.StructWithRest(
-      Schema.Struct({ type: Schema.optionalKey(Schema.Literals(["BPE", "WordPiece", "Unigram"])), vocab: Schema.Unknown }),
+      Schema.Struct({
+        type: Schema.optionalKey(Schema.Literals(["BPE", "WordPiece", "Unigram"])),
+        vocab: Schema.Unknown
+      }),
       [Json]
     ),
-    added_tokens: Schema.optionalKey(Schema.Array(Schema.StructWithRest(
-      Schema.Struct({ id: Schema.Int, content: Schema.String, special: Schema.optionalKey(Schema.Boolean) }),
-      [Json]
-    )))
+    added_tokens: Schema.optionalKey(
+      Schema.Array(
+        Schema.StructWithRest(
+          Schema.Struct({ id: Schema.Int, content: Schema.String, special: Schema.optionalKey(Schema.Boolean) }),
+          [Json]
+        )
+      )
+    )
   }),
   [Json]
 )
 
 type TokenizerJson = typeof TokenizerJson.Type
 
-const TemplateItems = Schema.Array(Schema.StructWithRest(
-  Schema.Struct({
-    SpecialToken: Schema.optionalKey(Schema.StructWithRest(Schema.Struct({ id: Schema.String }), [Json]))
-  }),
-  [Json]
-))
+const TemplateItems = Schema.Array(
+  Schema.StructWithRest(
+    Schema.Struct({
+      SpecialToken: Schema.optionalKey(Schema.StructWithRest(Schema.Struct({ id: Schema.String }), [Json]))
+    }),
+    [Json]
+  )
+)
 
 const TemplateProcessing = Schema.Struct({
   type: Schema.Literal("TemplateProcessing"),
@@ -162,7 +172,7 @@ const asLlama = (json: TokenizerJson, config: typeof TokenizerConfig.Type): Toke
     pre_tokenizer: {
       type: "Metaspace",
       replacement: spaceMark,
-      prepend_scheme: prefixed ? (config.legacy ?? false ? "always" : "first") : "never",
+      prepend_scheme: prefixed ? ((config.legacy ?? false) ? "always" : "first") : "never",
       split: false
     },
     decoder: {
@@ -179,7 +189,8 @@ const asLlama = (json: TokenizerJson, config: typeof TokenizerConfig.Type): Toke
 
 const isLlama = (json: TokenizerJson, config: typeof TokenizerConfig.Type): boolean =>
   ["LlamaTokenizer", "LlamaTokenizerFast"].includes(config.tokenizer_class ?? "") &&
-  json.model.type === "BPE" && json.model["byte_fallback"] === true // byte-level files that misname their class stay as they are
+  json.model.type === "BPE" &&
+  json.model["byte_fallback"] === true // byte-level files that misname their class stay as they are
 
 /**
  * The `tokenizer.json` that stands for GPT-2's older pair of files, `vocab.json` and `merges.txt`.
@@ -189,15 +200,17 @@ const isLlama = (json: TokenizerJson, config: typeof TokenizerConfig.Type): bool
  */
 export const byteLevelBpe = (vocab: Readonly<Record<string, number>>, merges: string): Record<string, unknown> => ({
   version: "1.0",
-  added_tokens: Object.entries(vocab).filter(([content]) => content === "<|endoftext|>").map(([content, id]) => ({
-    id,
-    content,
-    special: true,
-    normalized: false,
-    single_word: false,
-    lstrip: false,
-    rstrip: false
-  })),
+  added_tokens: Object.entries(vocab)
+    .filter(([content]) => content === "<|endoftext|>")
+    .map(([content, id]) => ({
+      id,
+      content,
+      special: true,
+      normalized: false,
+      single_word: false,
+      lstrip: false,
+      rstrip: false
+    })),
   normalizer: null,
   pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
   post_processor: { type: "ByteLevel", add_prefix_space: true, trim_offsets: false, use_regex: true },
@@ -219,7 +232,7 @@ export const fromFiles = (
   contents: ReadonlyMap<string, Uint8Array>,
   directory = "tokenizer"
 ): Result.Result<Tokenizer, TokenizerError> =>
-  Result.gen(function*() {
+  Result.gen(function* () {
     const at = (file: string) => `${directory}/${file}`
     const read = <A>(file: string, schema: Schema.Codec<A, unknown>): Result.Result<A | undefined, TokenizerError> => {
       const bytes = contents.get(file)
@@ -256,7 +269,10 @@ export const fromFiles = (
     const specialIds = new Set((json.added_tokens ?? []).filter(({ special }) => special === true).map(({ id }) => id))
 
     const named = (role: "bos" | "eos" | "pad" | "unk"): Result.Result<number | undefined, TokenizerError> => {
-      for (const [file, source] of [["tokenizer_config.json", config], ["special_tokens_map.json", specialTokens]] as const) {
+      for (const [file, source] of [
+        ["tokenizer_config.json", config],
+        ["special_tokens_map.json", specialTokens]
+      ] as const) {
         const name = source[`${role}_token`]
         if (name === undefined || name === null) continue
         const content = typeof name === "string" ? name : name.content
@@ -280,7 +296,7 @@ export const fromFiles = (
     for (const id of [bosId, eosId, padId]) {
       if (id !== undefined) specialIds.add(id)
     }
-    const special = (id: number | undefined): string => (id === undefined ? "" : inner.id_to_token(id) ?? "")
+    const special = (id: number | undefined): string => (id === undefined ? "" : (inner.id_to_token(id) ?? ""))
 
     const encode: Tokenizer["encode"] = (text, options) =>
       Int32Array.from(inner.encode(text, { add_special_tokens: options?.addSpecialTokens ?? true }).ids)
@@ -297,7 +313,8 @@ export const fromFiles = (
         return Result.fail(
           new TokenizerError({
             file: at("tokenizer_config.json"),
-            reason: "has no chat_template, so it cannot render messages; give plain-text prompts, or add chat_template.jinja"
+            reason:
+              "has no chat_template, so it cannot render messages; give plain-text prompts, or add chat_template.jinja"
           })
         )
       }
@@ -335,8 +352,9 @@ export const fromFiles = (
         typeof content === "string"
           ? Result.succeed(Prompt.make(content, encode(content)))
           : Result.map(applyChatTemplate(content, { addGenerationPrompt: true }), (text) =>
-            // the template already wrote the special tokens
-            Prompt.make(text, encode(text, { addSpecialTokens: false }), content))
+              // the template already wrote the special tokens
+              Prompt.make(text, encode(text, { addSpecialTokens: false }), content)
+            )
     }
   })
 
@@ -352,27 +370,26 @@ export const fromFiles = (
  * @category constructors
  * @since 0.1.0
  */
-export const load: (
-  directory: string
-) => Effect.Effect<Tokenizer, TokenizerError, FileSystem.FileSystem | Path.Path> = Effect.fn("Tokenizer.load")(
-  function*(directory) {
+export const load: (directory: string) => Effect.Effect<Tokenizer, TokenizerError, FileSystem.FileSystem | Path.Path> =
+  Effect.fn("Tokenizer.load")(function* (directory) {
     const fs = yield* FileSystem.FileSystem
     const path = yield* Path.Path
     const contents = new Map<string, Uint8Array>()
     for (const name of [...files, "config.json"]) {
       const file = path.join(directory, name)
-      const bytes = yield* fs.readFile(file).pipe(
-        Effect.catch((error) =>
-          error.reason._tag === "NotFound"
-            ? Effect.undefined
-            : Effect.fail(new TokenizerError({ file, reason: `cannot be read: ${error.message}` }))
+      const bytes = yield* fs
+        .readFile(file)
+        .pipe(
+          Effect.catch((error) =>
+            error.reason._tag === "NotFound"
+              ? Effect.undefined
+              : Effect.fail(new TokenizerError({ file, reason: `cannot be read: ${error.message}` }))
+          )
         )
-      )
       if (bytes !== undefined) contents.set(name, bytes)
     }
     return yield* Effect.fromResult(fromFiles(contents, directory))
-  }
-)
+  })
 
 /**
  * Decodes one id at a time, for showing an answer while it is sampled.
@@ -385,7 +402,7 @@ export const load: (
  * @category decoding
  * @since 0.1.0
  */
-export const incremental = (tokenizer: Pick<Tokenizer, "decode">): (id: number) => string => {
+export const incremental = (tokenizer: Pick<Tokenizer, "decode">): ((id: number) => string) => {
   const ids: Array<number> = []
   // decoding restarts at the previous piece, since decoders treat the first token of a text differently
   let context = 0
@@ -411,8 +428,8 @@ const tokenizerJson = (
 ): Result.Result<TokenizerJson, TokenizerError> => {
   const decode = <A>(file: string, schema: Schema.Codec<A, unknown>, bytes: Uint8Array) =>
     Schema.decodeUnknownResult(Schema.fromJsonString(schema))(text(bytes)).pipe(
-      Result.mapError((error) =>
-        new TokenizerError({ file: at(file), reason: `is not a tokenizer file: ${error.message}` })
+      Result.mapError(
+        (error) => new TokenizerError({ file: at(file), reason: `is not a tokenizer file: ${error.message}` })
       )
     )
   const bytes = contents.get("tokenizer.json")
@@ -423,7 +440,8 @@ const tokenizerJson = (
     return Result.fail(
       new TokenizerError({
         file: at("tokenizer.json"),
-        reason: "is missing, and there is no vocab.json with merges.txt; save the tokenizer with " +
+        reason:
+          "is missing, and there is no vocab.json with merges.txt; save the tokenizer with " +
           "`AutoTokenizer.from_pretrained(...).save_pretrained(...)`"
       })
     )
@@ -480,10 +498,11 @@ const dropUnknown = ({ model }: Engine): void => {
   const isKnown = (character: string): boolean => {
     let answer = known.get(character)
     if (answer === undefined) {
-      answer = model.tokens_to_ids.has(character) ||
-        encoder.encode(character).every((byte) =>
-          model.tokens_to_ids.has(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`)
-        )
+      answer =
+        model.tokens_to_ids.has(character) ||
+        encoder
+          .encode(character)
+          .every((byte) => model.tokens_to_ids.has(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`))
       known.set(character, answer)
     }
     return answer
@@ -499,11 +518,12 @@ const chatTemplateOf = (
 ): Result.Result<{ readonly file: string; readonly template: Template } | undefined, TokenizerError> => {
   const bytes = contents.get("chat_template.jinja")
   const inline = config.chat_template
-  const source = bytes !== undefined
-    ? text(bytes)
-    : typeof inline === "string"
-    ? inline
-    : inline?.find(({ name }) => name === "default")?.template
+  const source =
+    bytes !== undefined
+      ? text(bytes)
+      : typeof inline === "string"
+        ? inline
+        : inline?.find(({ name }) => name === "default")?.template
   if (source === undefined) return Result.succeed(undefined)
   const file = bytes === undefined ? "tokenizer_config.json" : "chat_template.jinja"
   return Result.try({

@@ -36,12 +36,30 @@ describe("Demonstration", () => {
     ],
     [
       "messages made of parts, beside a prompt that only repeats them",
-      { prompt: "hi", messages: [{ role: "user", content: [{ type: "text", text: "h" }, { type: "text", text: "i" }] }, assistant("x")] },
+      {
+        prompt: "hi",
+        messages: [
+          {
+            role: "user",
+            content: [
+              { type: "text", text: "h" },
+              { type: "text", text: "i" }
+            ]
+          },
+          assistant("x")
+        ]
+      },
       { prompt: [user("hi")], completion: "x" }
     ],
     [
       "ShareGPT conversations",
-      { conversations: [{ from: "system", value: "s" }, { from: "human", value: "q" }, { from: "gpt", value: "a" }] },
+      {
+        conversations: [
+          { from: "system", value: "s" },
+          { from: "human", value: "q" },
+          { from: "gpt", value: "a" }
+        ]
+      },
       { prompt: [{ role: "system", content: "s" }, user("q")], completion: "a" }
     ],
     ["prompt and response", { prompt: "q", response: "a" }, { prompt: "q", completion: "a" }],
@@ -57,7 +75,10 @@ describe("Demonstration", () => {
     assert.match(reason(schema, { prompt: "q", completion: "  " }), /is empty.*\s+at \["completion"\]/)
     assert.match(reason(schema, { text: "" }), /is empty/)
     assert.match(reason(schema, { prompt: "q", completion: 3 }), /at \["completion"\]/)
-    assert.match(reason(schema, { messages: [assistant("a"), user("q")] }), /by the assistant, got "user"\s+at \["messages"\]/)
+    assert.match(
+      reason(schema, { messages: [assistant("a"), user("q")] }),
+      /by the assistant, got "user"\s+at \["messages"\]/
+    )
     assert.match(reason(schema, { messages: [{ role: "user" }] }), /Missing key\s+at \["messages"\]\[0\]\["content"\]/)
     assert.match(reason(schema, { prompt: "q", completion: [user("x")] }), /one assistant message, got \["user"\]/)
   })
@@ -108,14 +129,16 @@ describe("Ranking", () => {
   })
 
   it("splits other texts before the first word that differs", () => {
-    assert.deepStrictEqual<unknown>(
-      decode(schema, { chosen: "The sky is blue", rejected: "The sky is black" }),
-      { prompt: "The sky is", completions: [" blue", " black"], ranks: [1, 2] }
-    )
-    assert.deepStrictEqual<unknown>(
-      decode(schema, { chosen: "yes", rejected: "no" }),
-      { prompt: "", completions: ["yes", "no"], ranks: [1, 2] }
-    )
+    assert.deepStrictEqual<unknown>(decode(schema, { chosen: "The sky is blue", rejected: "The sky is black" }), {
+      prompt: "The sky is",
+      completions: [" blue", " black"],
+      ranks: [1, 2]
+    })
+    assert.deepStrictEqual<unknown>(decode(schema, { chosen: "yes", rejected: "no" }), {
+      prompt: "",
+      completions: ["yes", "no"],
+      ranks: [1, 2]
+    })
   })
 
   it("splits message lists after the last message that they share, whatever the prompt beside them", () => {
@@ -135,7 +158,10 @@ describe("Ranking", () => {
     assert.match(reason(schema, { prompt: "q", completions: ["a", "b"], ranks: [1] }), /one rank.*\s+at \["ranks"\]/)
     assert.match(reason(schema, { prompt: "q", completions: ["a", ""], ranks: [1, 2] }), /at \["completions"\]\[1\]/)
     assert.match(
-      reason(schema, { chosen: [user("q"), assistant("a"), user("r"), assistant("b")], rejected: [user("q"), assistant("c")] }),
+      reason(schema, {
+        chosen: [user("q"), assistant("a"), user("r"), assistant("b")],
+        rejected: [user("q"), assistant("c")]
+      }),
       /one assistant message, got \["assistant","user","assistant"\].*\s+at \["chosen"\]/
     )
     assert.match(reason(schema, { chosen: "a", rejected: [assistant("b")] }), /both text or both messages/)
@@ -143,15 +169,21 @@ describe("Ranking", () => {
 
   it("keeps five of six pairs where two of four answers tie", () => {
     // the ranks of oracle R3
-    assert.deepStrictEqual(Ranking.pairs([1, 2, 2, 3]), [[0, 1], [0, 2], [0, 3], [1, 3], [2, 3]])
+    assert.deepStrictEqual(Ranking.pairs([1, 2, 2, 3]), [
+      [0, 1],
+      [0, 2],
+      [0, 3],
+      [1, 3],
+      [2, 3]
+    ])
     assert.deepStrictEqual(Ranking.pairs([2, 1]), [[1, 0]])
     assert.deepStrictEqual(Ranking.pairs([1, 1]), [])
   })
 
-  const answers = Arbitrary.array(
-    Arbitrary.schema(Schema.Tuple([Schema.NonEmptyString, Schema.Int])),
-    { minLength: 2, maxLength: 5 }
-  )
+  const answers = Arbitrary.array(Arbitrary.schema(Schema.Tuple([Schema.NonEmptyString, Schema.Int])), {
+    minLength: 2,
+    maxLength: 5
+  })
   it.prop("comes back from its own encoding", [content, answers], ([prompt, answers]) => {
     const ranking = { prompt, completions: answers.map(([text]) => text), ranks: answers.map(([, rank]) => rank) }
     assert.deepStrictEqual(decode<unknown>(schema, Schema.encodeSync(schema)(ranking)), ranking)
@@ -161,7 +193,10 @@ describe("Ranking", () => {
     const chosen = `${start}\n\nAssistant:${a}`
     const rejected = `${start}\n\nAssistant:${b}`
     const ranking = decode(schema, { chosen, rejected })
-    assert.deepStrictEqual(ranking.completions.map((text) => `${ranking.prompt}${text}`), [chosen, rejected])
+    assert.deepStrictEqual(
+      ranking.completions.map((text) => `${ranking.prompt}${text}`),
+      [chosen, rejected]
+    )
   })
 })
 
@@ -171,10 +206,11 @@ describe("Critique", () => {
 
   it("decodes its own form, and feedback for critique", () => {
     assert.deepStrictEqual<unknown>(decode(schema, critique), critique)
-    assert.deepStrictEqual<unknown>(
-      decode(schema, { prompt: "q", completion: "a", feedback: critique.critique }),
-      { prompt: "q", completion: "a", critique: critique.critique }
-    )
+    assert.deepStrictEqual<unknown>(decode(schema, { prompt: "q", completion: "a", feedback: critique.critique }), {
+      prompt: "q",
+      completion: "a",
+      critique: critique.critique
+    })
   })
 
   it("decodes critiques of code, whose original repeats the prompt", () => {
@@ -191,7 +227,10 @@ describe("Critique", () => {
   })
 
   it.prop("comes back from its own encoding", [content, text, text], ([prompt, completion, critique]) => {
-    for (const value of [{ prompt, completion, critique }, { prompt, completion, critique, refinement: critique }]) {
+    for (const value of [
+      { prompt, completion, critique },
+      { prompt, completion, critique, refinement: critique }
+    ]) {
       assert.deepStrictEqual<unknown>(decode(schema, Schema.encodeSync(schema)(value)), value)
     }
   })
@@ -215,7 +254,10 @@ describe("Instruction", () => {
   })
 
   it.prop("comes back from its own encoding", [content, text, Schema.Boolean], ([prompt, completion, satisfied]) => {
-    for (const value of [{ prompt, completion, satisfied }, { instruction: completion, prompt, completion, satisfied }]) {
+    for (const value of [
+      { prompt, completion, satisfied },
+      { instruction: completion, prompt, completion, satisfied }
+    ]) {
       assert.deepStrictEqual<unknown>(decode(schema, Schema.encodeSync(schema)(value)), value)
     }
   })

@@ -1,9 +1,9 @@
-import { NodeServices } from "@effect/platform-node"
-import { assert, describe, it } from "@effect/vitest"
-import { Effect, Terminal } from "effect"
 import { mkdtempSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { NodeServices } from "@effect/platform-node"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Terminal } from "effect"
 import * as FeedbackSource from "../src/FeedbackSource.ts"
 
 const comparison = { prompt: "q", completions: ["long answer", "short"] }
@@ -13,21 +13,26 @@ const message = <A, E extends Error, R>(effect: Effect.Effect<A, E, R>) =>
 
 describe("a scripted labeller", () => {
   it.effect("gives checked feedback of each kind", () =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       const source = yield* FeedbackSource.FeedbackSource
       assert.deepStrictEqual(yield* source.rank(comparison), { ...comparison, ranks: [11, 5] })
       assert.deepStrictEqual(yield* source.critique(attempt), { ...attempt, critique: "Too short." })
       assert.deepStrictEqual(yield* source.verify(attempt), { ...attempt, satisfied: true })
       assert.deepStrictEqual(yield* source.demonstrate("q"), { prompt: "q", completion: "a" })
-    }).pipe(Effect.provide(FeedbackSource.layerLabeller("script", {
-      rank: ({ completions }) => completions.map((text) => text.length),
-      critique: async () => "Too short.",
-      verify: ({ completion }) => Effect.succeed(completion === "a"),
-      demonstrate: () => "a"
-    }))))
+    }).pipe(
+      Effect.provide(
+        FeedbackSource.layerLabeller("script", {
+          rank: ({ completions }) => completions.map((text) => text.length),
+          critique: async () => "Too short.",
+          verify: ({ completion }) => Effect.succeed(completion === "a"),
+          demonstrate: () => "a"
+        })
+      )
+    )
+  )
 
   it.effect("keeps a refinement, and refuses what it cannot judge or judged badly", () =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       const source = FeedbackSource.fromLabeller("script", {
         critique: () => ({ critique: "Better.", refinement: "b" }),
         rank: () => [1]
@@ -35,25 +40,34 @@ describe("a scripted labeller", () => {
       assert.deepStrictEqual(yield* source.critique(attempt), { ...attempt, critique: "Better.", refinement: "b" })
       assert.match(yield* message(source.verify(attempt)), /script: has no verdicts/)
       assert.match(yield* message(source.rank(comparison)), /script: Expected one rank per completion/)
-    }))
+    })
+  )
 })
 
 describe("recorded lines", () => {
   it.layer(NodeServices.layer)((it) => {
     it.effect("answer the questions that were recorded, completions in any order", () =>
-      Effect.gen(function*() {
+      Effect.gen(function* () {
         const directory = mkdtempSync(join(tmpdir(), "attune-source-"))
         const file = (name: string, ...records: ReadonlyArray<unknown>) => {
           writeFileSync(join(directory, name), records.map((record) => JSON.stringify(record)).join("\n"))
           return join(directory, name)
         }
         const source = yield* FeedbackSource.fromJsonLines({
-          rankings: file("rankings.jsonl", { prompt: "p", chosen: "x", rejected: "y" }, {
-            prompt: "q",
-            completions: ["short", "other", "long answer"],
-            ranks: [1, 2, 3]
-          }),
-          critiques: file("critiques.jsonl", { ...attempt, completion: "z", critique: "no" }, { ...attempt, critique: "yes" })
+          rankings: file(
+            "rankings.jsonl",
+            { prompt: "p", chosen: "x", rejected: "y" },
+            {
+              prompt: "q",
+              completions: ["short", "other", "long answer"],
+              ranks: [1, 2, 3]
+            }
+          ),
+          critiques: file(
+            "critiques.jsonl",
+            { ...attempt, completion: "z", critique: "no" },
+            { ...attempt, critique: "yes" }
+          )
         })
         assert.deepStrictEqual(yield* source.rank(comparison), { ...comparison, ranks: [3, 1] })
         assert.deepStrictEqual(yield* source.critique(attempt), { ...attempt, critique: "yes" })
@@ -66,7 +80,8 @@ describe("recorded lines", () => {
           yield* message(FeedbackSource.fromJsonLines({ critiques: file("bad.jsonl", attempt) })),
           /bad\.jsonl, line 1: field "critique": Missing key/
         )
-      }))
+      })
+    )
   })
 })
 
@@ -92,7 +107,7 @@ describe("a person at a terminal", () => {
   }
 
   it.effect("is asked again until the reply can be used", () =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       const { shown, source } = terminal(["2", "2 x", "0 1", " 2, 1 ", "", "Be brief.", "maybe", "Y"])
       const person = yield* source
       assert.deepStrictEqual(yield* person.rank(comparison), { ...comparison, ranks: [2, 1] })
@@ -100,11 +115,13 @@ describe("a person at a terminal", () => {
       assert.deepStrictEqual(yield* person.verify(attempt), { ...attempt, satisfied: true })
       assert.strictEqual(shown.length, 8)
       assert.match(shown[0]!, /\[1\] long answer\n\[2\] short/)
-    }))
+    })
+  )
 
   it.effect("may leave", () =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       const person = yield* terminal([]).source
       assert.match(yield* message(person.critique(attempt)), /gave up/)
-    }))
+    })
+  )
 })

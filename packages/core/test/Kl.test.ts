@@ -5,7 +5,7 @@ import * as Logprobs from "../src/Logprobs.ts"
 
 const closeTo = (actual: ArrayLike<number>, expected: ReadonlyArray<number>, tolerance = 1e-7) => {
   assert.strictEqual(actual.length, expected.length)
-  expected.forEach((value, i) => assert.closeTo(actual[i]!, value, tolerance, `index ${i}`))
+  for (const [i, value] of expected.entries()) assert.closeTo(actual[i]!, value, tolerance, `index ${i}`)
 }
 
 // oracle R6 and R7 of the specification
@@ -29,7 +29,11 @@ describe("estimate", () => {
     const rewards = Kl.estimate(logprobs, refLogprobs, "k1").map((kl) => -0.02 * kl)
     rewards[2]! += 0.8
     closeTo(rewards, [-0.004, 0.01, 0.8])
-    assert.closeTo(rewards.reduce((a, b) => a + b, 0), 0.806, 1e-6)
+    assert.closeTo(
+      rewards.reduce((a, b) => a + b, 0),
+      0.806,
+      1e-6
+    )
   })
 
   it("keeps its digits where the log-ratio is small", () => {
@@ -77,10 +81,12 @@ describe("exact", () => {
 
   it.prop(
     "is never negative",
-    [Arbitrary.array(Arbitrary.schema(Schema.Finite.check(Schema.isBetween({ minimum: -9, maximum: 9 }))), {
-      minLength: 4,
-      maxLength: 4
-    })],
+    [
+      Arbitrary.array(Arbitrary.schema(Schema.Finite.check(Schema.isBetween({ minimum: -9, maximum: 9 }))), {
+        minLength: 4,
+        maxLength: 4
+      })
+    ],
     ([logits]) => {
       const p = Logprobs.logSoftmax(Float32Array.from(logits), 4)
       const q = Logprobs.logSoftmax(Float32Array.of(0, 1, 2, 3), 4)

@@ -30,11 +30,18 @@ describe("logSoftmax", () => {
 
   it.prop("is a distribution", [row], ([logits]) => {
     const logprobs = Logprobs.logSoftmax(Float32Array.from(logits), logits.length)
-    assert.closeTo(logprobs.reduce((sum, logprob) => sum + Math.exp(logprob), 0), 1, 1e-5)
+    assert.closeTo(
+      logprobs.reduce((sum, logprob) => sum + Math.exp(logprob), 0),
+      1,
+      1e-5
+    )
   })
 
   it.prop("does not change when every logit moves by the same amount", [row], ([logits]) => {
-    const moved = Logprobs.logSoftmax(Float32Array.from(logits, (x) => x + 8), logits.length)
+    const moved = Logprobs.logSoftmax(
+      Float32Array.from(logits, (x) => x + 8),
+      logits.length
+    )
     closeTo(moved, Logprobs.logSoftmax(Float32Array.from(logits), logits.length), 1e-5)
   })
 
@@ -92,7 +99,10 @@ describe("masks", () => {
     const mask = [...values.map(() => 1), ...padding.map(() => 0)]
     assert.strictEqual(
       Logprobs.maskedMean([...values, ...padding], mask),
-      Logprobs.maskedMean(values, values.map(() => 1))
+      Logprobs.maskedMean(
+        values,
+        values.map(() => 1)
+      )
     )
   })
 })

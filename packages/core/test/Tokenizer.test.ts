@@ -1,15 +1,15 @@
-import { NodeServices } from "@effect/platform-node"
-import { assert, describe, it } from "@effect/vitest"
-import { Effect, Result, Schema } from "effect"
 import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
+import { NodeServices } from "@effect/platform-node"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Result, Schema } from "effect"
 import * as Tokenizer from "../src/Tokenizer.ts"
 
 const shared = resolve(import.meta.dirname, "../../../../shared")
 const present = (path: string) => {
   const found = existsSync(join(shared, path))
-  if (!found) console.log(`skipped: ../shared/${path} is absent`)
+  if (!found) process.stderr.write(`skipped: ../shared/${path} is absent\n`)
   return found
 }
 const fromJson = (file: string) => JSON.parse(readFileSync(join(shared, file), "utf8"))
@@ -62,15 +62,20 @@ describe("Tokenizer", () => {
 
   it("knows its special tokens, and pads with the end-of-text id where no padding token is named", () => {
     const { bosId, eosId, padId, unkId, vocabSize } = tokenizer()
-    assert.deepStrictEqual({ bosId, eosId, padId, unkId, vocabSize }, { bosId: 1, eosId: 2, padId: 2, unkId: 0, vocabSize: 9 })
+    assert.deepStrictEqual(
+      { bosId, eosId, padId, unkId, vocabSize },
+      { bosId: 1, eosId: 2, padId: 2, unkId: 0, vocabSize: 9 }
+    )
   })
 
   it("takes special tokens from special_tokens_map.json, then ids from config.json", () => {
-    const tokenizer = Result.getOrThrow(make({
-      "tokenizer.json": tiny,
-      "special_tokens_map.json": { bos_token: "<s>" },
-      "config.json": { bos_token_id: 0, eos_token_id: [2, 1], pad_token_id: null }
-    }))
+    const tokenizer = Result.getOrThrow(
+      make({
+        "tokenizer.json": tiny,
+        "special_tokens_map.json": { bos_token: "<s>" },
+        "config.json": { bos_token_id: 0, eos_token_id: [2, 1], pad_token_id: null }
+      })
+    )
     assert.deepStrictEqual([tokenizer.bosId, tokenizer.eosId, tokenizer.unkId], [1, 2, undefined])
   })
 
@@ -79,25 +84,32 @@ describe("Tokenizer", () => {
   })
 
   it("as a LlamaTokenizer prepends a space and drops what it cannot spell before merging", () => {
-    const llama = Result.getOrThrow(make({
-      "tokenizer.json": tiny,
-      "tokenizer_config.json": { ...config, tokenizer_class: "LlamaTokenizer", legacy: false }
-    }))
+    const llama = Result.getOrThrow(
+      make({
+        "tokenizer.json": tiny,
+        "tokenizer_config.json": { ...config, tokenizer_class: "LlamaTokenizer", legacy: false }
+      })
+    )
     assert.deepStrictEqual([...llama.encode("a日b é")], [1, 6, 5, 6, 7, 8])
     assert.strictEqual(llama.decode([1, 6, 5, 6, 7, 8]), "ab é")
   })
 
   it("follows the ids of the post-processor's template where its names mean other ids", () => {
-    const post_processor = { ...tiny.post_processor, special_tokens: { "<s>": { id: "<s>", ids: [2], tokens: ["<s>"] } } }
+    const post_processor = {
+      ...tiny.post_processor,
+      special_tokens: { "<s>": { id: "<s>", ids: [2], tokens: ["<s>"] } }
+    }
     const tokenizer = Result.getOrThrow(make({ "tokenizer.json": { ...tiny, post_processor } }))
     assert.deepStrictEqual([...tokenizer.encode("a")], [2, 3])
   })
 
   it("reads GPT-2's vocab.json and merges.txt", () => {
-    const tokenizer = Result.getOrThrow(make({
-      "vocab.json": { "<|endoftext|>": 0, a: 1, b: 2, "Ġ": 3, "Ġa": 4 },
-      "merges.txt": "#version: 0.2\nĠ a\n"
-    }))
+    const tokenizer = Result.getOrThrow(
+      make({
+        "vocab.json": { "<|endoftext|>": 0, a: 1, b: 2, Ġ: 3, Ġa: 4 },
+        "merges.txt": "#version: 0.2\nĠ a\n"
+      })
+    )
     assert.deepStrictEqual([...tokenizer.encode("a ab<|endoftext|>")], [1, 4, 2, 0])
     assert.strictEqual(tokenizer.decode([1, 4, 2, 0]), "a ab")
   })
@@ -109,7 +121,8 @@ describe("Tokenizer", () => {
 })
 
 describe("chat templates", () => {
-  const chat_template = "{{ bos_token }}{% for m in messages %}" +
+  const chat_template =
+    "{{ bos_token }}{% for m in messages %}" +
     "{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}" +
     "{% if add_generation_prompt %}[assistant]{% endif %}"
   const chat = (contents: Readonly<Record<string, unknown>>) =>
@@ -126,7 +139,10 @@ describe("chat templates", () => {
   })
 
   it("come from chat_template.jinja first, or from the list's default", () => {
-    const list = [{ name: "tool_use", template: "T" }, { name: "default", template: "D" }]
+    const list = [
+      { name: "tool_use", template: "T" },
+      { name: "default", template: "D" }
+    ]
     const inline = chat({ "tokenizer_config.json": { ...config, chat_template: list } })
     assert.deepStrictEqual(inline.applyChatTemplate(messages), Result.succeed("D"))
     const file = chat({ "tokenizer_config.json": { ...config, chat_template }, "chat_template.jinja": "J" })
@@ -145,7 +161,10 @@ describe("chat templates", () => {
       const result = tokenizer.applyChatTemplate([{ role, content: "" }])
       return Result.isFailure(result) ? result.failure.message : "rendered"
     }
-    assert.match(failure(chat({ "chat_template.jinja": chat_template }), "system"), /chat_template.jinja.*no system role/)
+    assert.match(
+      failure(chat({ "chat_template.jinja": chat_template }), "system"),
+      /chat_template.jinja.*no system role/
+    )
     assert.match(failure(chat({}), "user"), /has no chat_template/)
     const broken = make({ "tokenizer.json": tiny, "chat_template.jinja": "{% for %}" })
     assert.isTrue(Result.isFailure(broken) && /chat_template.jinja.*cannot be parsed/.test(broken.failure.message))
@@ -163,18 +182,24 @@ describe("load", () => {
 
   it.layer(NodeServices.layer)((it) => {
     it.effect("keeps the files as they were, byte for byte", () =>
-      Effect.gen(function*() {
+      Effect.gen(function* () {
         const spaced = JSON.stringify(tiny, null, 3) + "\n\n"
-        const tokenizer = yield* Tokenizer.load(directory({ "tokenizer.json": spaced, "config.json": "{}", other: "x" }))
+        const tokenizer = yield* Tokenizer.load(
+          directory({ "tokenizer.json": spaced, "config.json": "{}", other: "x" })
+        )
         assert.deepStrictEqual([...tokenizer.files.keys()], ["tokenizer.json"])
         assert.strictEqual(new TextDecoder().decode(tokenizer.files.get("tokenizer.json")), spaced)
-      }))
+      })
+    )
 
     it.effect("names the file that is missing, broken, or names a token that is not there", () =>
-      Effect.gen(function*() {
+      Effect.gen(function* () {
         assert.match(yield* loadError({}), /tokenizer\.json: is missing/)
         assert.match(yield* loadError({ "tokenizer.json": "{" }), /tokenizer\.json: is not a tokenizer file/)
-        assert.match(yield* loadError({ "tokenizer.json": `{"model":{"type":"Nonsense","vocab":{}}}` }), /tokenizer\.json: /)
+        assert.match(
+          yield* loadError({ "tokenizer.json": `{"model":{"type":"Nonsense","vocab":{}}}` }),
+          /tokenizer\.json: /
+        )
         const json = JSON.stringify(tiny)
         assert.match(
           yield* loadError({ "tokenizer.json": json, "tokenizer_config.json": `{"eos_token":"<end>"}` }),
@@ -184,56 +209,78 @@ describe("load", () => {
           yield* loadError({ "tokenizer.json": json, "tokenizer_config.json": `{"eos_token":3}` }),
           /tokenizer_config\.json: cannot be used: .*eos_token/s
         )
-      }))
+      })
+    )
 
     it.effect.skipIf(!present("data/tinystories-656K") || !present("fixtures/tinystories-656K.golden.json"))(
       "gives the ids of transformers 5 on real stories",
       () =>
-        Effect.gen(function*() {
+        Effect.gen(function* () {
           const tokenizer = yield* Tokenizer.load(join(shared, "data/tinystories-656K"))
           const Golden = Schema.Struct({
             stories: Schema.Array(Schema.Struct({ index: Schema.Int, ids: Schema.Array(Schema.Int) })),
-            greedy: Schema.Array(Schema.Struct({
-              prompt: Schema.String,
-              prompt_ids: Schema.Array(Schema.Int),
-              ids: Schema.Array(Schema.Int),
-              text: Schema.String
-            }))
+            greedy: Schema.Array(
+              Schema.Struct({
+                prompt: Schema.String,
+                prompt_ids: Schema.Array(Schema.Int),
+                ids: Schema.Array(Schema.Int),
+                text: Schema.String
+              })
+            )
           })
           const golden = Schema.decodeUnknownSync(Golden)(fromJson("fixtures/tinystories-656K.golden.json"))
           const stories = readFileSync(join(shared, "data/tinystories/valid.txt"), "utf8").split("<|endoftext|>")
           for (const { ids, index } of golden.stories) {
-            assert.deepStrictEqual([...tokenizer.encode(stories[index]!.trim()).subarray(0, 256)], [...ids], `story ${index}`)
+            assert.deepStrictEqual(
+              [...tokenizer.encode(stories[index]!.trim()).subarray(0, 256)],
+              [...ids],
+              `story ${index}`
+            )
           }
           for (const { ids, prompt, prompt_ids, text } of golden.greedy) {
             assert.deepStrictEqual([...tokenizer.encode(prompt)], [...prompt_ids])
             const whole = tokenizer.decode([...prompt_ids, ...ids])
-            assert.isTrue(whole.endsWith(text) || whole === text, `${JSON.stringify(whole)} ends with ${JSON.stringify(text)}`)
+            assert.isTrue(
+              whole.endsWith(text) || whole === text,
+              `${JSON.stringify(whole)} ends with ${JSON.stringify(text)}`
+            )
             const next = Tokenizer.incremental(tokenizer)
             assert.strictEqual([...prompt_ids, ...ids].map(next).join(""), whole)
           }
-          assert.deepStrictEqual([tokenizer.bosId, tokenizer.eosId, tokenizer.padId, tokenizer.vocabSize], [1, 2, 0, 2048])
+          assert.deepStrictEqual(
+            [tokenizer.bosId, tokenizer.eosId, tokenizer.padId, tokenizer.vocabSize],
+            [1, 2, 0, 2048]
+          )
         })
     )
   })
 
   // expectations recorded from the Rust library, tokenizers 0.23.2
   it.skipIf(!present("data/tokenizers"))("gives the ids of the Rust library for GPT-2 and BERT", () => {
-    const gpt2 = Result.getOrThrow(Tokenizer.fromFiles(
-      new Map([
-        ["vocab.json", readFileSync(join(shared, "data/tokenizers/gpt2_vocab.json"))],
-        ["merges.txt", readFileSync(join(shared, "data/tokenizers/gpt2_merges.txt"))]
-      ])
-    ))
+    const gpt2 = Result.getOrThrow(
+      Tokenizer.fromFiles(
+        new Map([
+          ["vocab.json", readFileSync(join(shared, "data/tokenizers/gpt2_vocab.json"))],
+          ["merges.txt", readFileSync(join(shared, "data/tokenizers/gpt2_merges.txt"))]
+        ])
+      )
+    )
     assert.deepStrictEqual([...gpt2.encode(text)], GPT2)
     assert.strictEqual(gpt2.decode(GPT2), text)
-    const bert = Result.getOrThrow(Tokenizer.fromFiles(
-      new Map([["tokenizer.json", readFileSync(join(shared, "data/tokenizers/bert-wordpiece-tokenizer.json"))]])
-    ))
+    const bert = Result.getOrThrow(
+      Tokenizer.fromFiles(
+        new Map([["tokenizer.json", readFileSync(join(shared, "data/tokenizers/bert-wordpiece-tokenizer.json"))]])
+      )
+    )
     assert.deepStrictEqual([...bert.encode(text)], BERT)
   })
 })
 
 const text = "Hello, I'm a language model;  it's 2026\n\nna\u00efve caf\u00e9 \u65e5\u672c \ud83d\ude42"
-const GPT2: Array<number> = [15496, 11, 314, 1101, 257, 3303, 2746, 26, 220, 340, 338, 1160, 2075, 198, 198, 2616, 38776, 40304, 10545, 245, 98, 17312, 105, 32485]
-const BERT: Array<number> = [101, 6598, 16, 51, 11, 55, 43, 1659, 1950, 31, 1015, 11, 61, 15804, 1581, 14749, 6674, 870, 882, 1, 102]
+const GPT2: Array<number> = [
+  15496, 11, 314, 1101, 257, 3303, 2746, 26, 220, 340, 338, 1160, 2075, 198, 198, 2616, 38776, 40304, 10545, 245, 98,
+  17312, 105, 32485
+]
+const BERT: Array<number> = [
+  101, 6598, 16, 51, 11, 55, 43, 1659, 1950, 31, 1015, 11, 61, 15804, 1581, 14749, 6674, 870, 882, 1, 102
+]

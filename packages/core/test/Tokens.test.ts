@@ -25,7 +25,13 @@ describe("pad", () => {
   })
 
   it("keeps the end-of-text token where its id is also the padding id", () => {
-    const { mask, tokens } = Tokens.pad([[5, 0], [9, 8, 0]], { padId: 0, side: "right" })
+    const { mask, tokens } = Tokens.pad(
+      [
+        [5, 0],
+        [9, 8, 0]
+      ],
+      { padId: 0, side: "right" }
+    )
     assert.deepStrictEqual(numbers(tokens), [5, 0, 0, 9, 8, 0])
     assert.deepStrictEqual(numbers(mask), [1, 1, 0, 1, 1, 1])
   })
@@ -40,7 +46,10 @@ describe("pad", () => {
   it.prop("unpad gives the rows back, on either side and with any padding id", [rows, id], ([rows, padId]) => {
     for (const side of ["left", "right"] as const) {
       const back = Tokens.unpad(Tokens.pad(rows, { padId, side }))
-      assert.deepStrictEqual(back.map((row) => [...row]), rows.map((row) => [...row]))
+      assert.deepStrictEqual(
+        back.map((row) => [...row]),
+        rows.map((row) => [...row])
+      )
     }
   })
 })

@@ -5,5 +5,8 @@ const nativeLibraries = () =>
 
 it("importing the package loads no native code", async () => {
   await import("../src/index.ts")
-  assert.deepStrictEqual(nativeLibraries().filter((path) => path.includes("onnxruntime")), [])
+  assert.deepStrictEqual(
+    nativeLibraries().filter((path) => path.includes("onnxruntime")),
+    []
+  )
 })
