@@ -282,7 +282,7 @@ add(
   "rows to a batch of heads",
   [real("B*T", 6), frozen(real("B", "T"))],
   (g, x) => squared(g, Op.Reshape(g, x!, ["B", "T", 3, 2])),
-  { small: small.map((sizes) => ({ ...sizes, "B*T": sizes["B"]! * sizes["T"]! })), large: { "B*T": 16 * 64 } }
+  { small: small.map((sizes) => ({ ...sizes, "B*T": sizes.B! * sizes.T! })), large: { "B*T": 16 * 64 } }
 )
 add("Reshape", "batch to rows", [real("B", "T", "D")], (g, x) => squared(g, Op.Reshape(g, x!, ["B*T", "D"])))
 add("Reshape", "several unknown sizes", [real(...headed)], (g, x) =>
@@ -340,7 +340,7 @@ add(
     const [a, b] = Op.SplitAt(g, x!, sizes, ["H", "T"], 1)
     return [squared(g, a!), Op.Exp(g, b!)]
   },
-  { small: small.map((sizes) => ({ ...sizes, "H+T": sizes["H"]! + sizes["T"]! })), large: { "H+T": 72, B: 128 } }
+  { small: small.map((sizes) => ({ ...sizes, "H+T": sizes.H! + sizes.T! })), large: { "H+T": 72, B: 128 } }
 )
 const slice =
   (start: number, end: number, axis: number, size: Dim): Case["build"] =>
@@ -358,7 +358,7 @@ add(
   "bounds from dimensions",
   [real("N", "B"), frozen(real("T"))],
   (g, x) => squared(g, Op.Slice(g, x!, Graph.ints(g, [1]), Graph.dim(g, "T"), 0, "T-1")),
-  { small: small.map((sizes) => ({ ...sizes, N: sizes["T"]! + 2 })) }
+  { small: small.map((sizes) => ({ ...sizes, N: sizes.T! + 2 })) }
 )
 
 // ---- indexing
@@ -709,8 +709,8 @@ const binaryWriter =
 const reductionWriter =
   (reduce: typeof Op.ReduceSum): Writer =>
   (g, { attributes, count, n, x }) =>
-    reduce(g, x(0), count > 1 ? n(1) : x(0).shape.map((_, i) => i), attributes["keepdims"] === 1)
-const axisOf = (attributes: GoldenRow["attributes"]): number => Number(attributes["axis"])
+    reduce(g, x(0), count > 1 ? n(1) : x(0).shape.map((_, i) => i), attributes.keepdims === 1)
+const axisOf = (attributes: GoldenRow["attributes"]): number => Number(attributes.axis)
 
 const writers: Readonly<Record<string, Writer>> = {
   Add: binaryWriter(Op.Add),
@@ -736,7 +736,7 @@ const writers: Readonly<Record<string, Writer>> = {
   LogSoftmax: unaryWriter(Op.LogSoftmax),
   Pow: (g, { n, x }) => Op.Pow(g, x(0), Graph.scalar(g, n(1)[0]!)),
   Where: (g, { x }) => Op.Where(g, x(0), x(1), x(2)),
-  Gelu: (g, { attributes, x }) => Op.Gelu(g, x(0), attributes["approximate"] as "none" | "tanh"),
+  Gelu: (g, { attributes, x }) => Op.Gelu(g, x(0), attributes.approximate as "none" | "tanh"),
   Clip: (g, { n, x }) => Op.Clip(g, x(0), Graph.scalar(g, n(1)[0]!), Graph.scalar(g, n(2)[0]!)),
   ReduceSum: reductionWriter(Op.ReduceSum),
   ReduceMean: reductionWriter(Op.ReduceMean),
@@ -744,8 +744,8 @@ const writers: Readonly<Record<string, Writer>> = {
   CumSum: (g, { n, x }) => Op.CumSum(g, x(0), n(1)[0]!),
   Gemm: (g, { attributes, count, x }) =>
     Op.Gemm(g, x(0), x(1), {
-      transA: attributes["transA"] === 1,
-      transB: attributes["transB"] === 1,
+      transA: attributes.transA === 1,
+      transB: attributes.transB === 1,
       c: count > 2 ? x(2) : undefined
     }),
   // One node for each axis.
@@ -763,7 +763,7 @@ const writers: Readonly<Record<string, Writer>> = {
       axisOf(attributes)
     ),
   Split: (g, { attributes, n, x }) => Op.Split(g, x(0), n(1), axisOf(attributes)),
-  Transpose: (g, { attributes, x }) => Op.Transpose(g, x(0), attributes["perm"] as ReadonlyArray<number>),
+  Transpose: (g, { attributes, x }) => Op.Transpose(g, x(0), attributes.perm as ReadonlyArray<number>),
   Reshape: (g, { n, x }) => {
     const { shape } = x(0)
     const target = n(1).map((dim, i) => (dim === 0 ? (shape[i] as number) : dim))
@@ -780,21 +780,21 @@ const writers: Readonly<Record<string, Writer>> = {
   Gather: (g, { attributes, x }) => Op.Gather(g, x(0), x(1), axisOf(attributes)),
   GatherElements: (g, { attributes, x }) => Op.GatherElements(g, x(0), x(1), axisOf(attributes)),
   ScatterElements: (g, { attributes, x }) =>
-    Op.ScatterElements(g, x(0), x(1), x(2), axisOf(attributes), attributes["reduction"] as "add"),
+    Op.ScatterElements(g, x(0), x(1), x(2), axisOf(attributes), attributes.reduction as "add"),
   LayerNormalization: (g, { attributes, x }) =>
-    Op.LayerNormalization(g, x(0), x(1), x(2), Number(attributes["epsilon"])).y,
+    Op.LayerNormalization(g, x(0), x(1), x(2), Number(attributes.epsilon)).y,
   RMSNormalization: (g, { attributes, x }) =>
-    Op.SimplifiedLayerNormalization(g, x(0), x(1), Number(attributes["epsilon"])).y
+    Op.SimplifiedLayerNormalization(g, x(0), x(1), Number(attributes.epsilon)).y
 }
 
 // What no function of `Op` writes, so that no graph of ours can hold it.
 const beyond: ReadonlyArray<(row: GoldenRow) => boolean> = [
   ({ op }) => op === "Softplus" || op === "Trilu",
   ({ inputs, op }) => op === "Clip" && inputs.includes(null),
-  ({ attributes, op }) => (op === "Softmax" || op === "LogSoftmax") && attributes["axis"] !== -1,
-  ({ attributes, op }) => op === "CumSum" && (attributes["exclusive"] === 1 || attributes["reverse"] === 1),
+  ({ attributes, op }) => (op === "Softmax" || op === "LogSoftmax") && attributes.axis !== -1,
+  ({ attributes, op }) => op === "CumSum" && (attributes.exclusive === 1 || attributes.reverse === 1),
   ({ inputs, op }) => op === "MatMul" && inputs.some((input) => input!.shape.length < 2),
-  ({ attributes, op }) => op === "Gemm" && (attributes["alpha"] !== 1 || attributes["beta"] !== 1),
+  ({ attributes, op }) => op === "Gemm" && (attributes.alpha !== 1 || attributes.beta !== 1),
   ({ name }) => name === "Slice step 2" || name === "Slice reversed",
   ({ name }) => name === "LayerNormalization without bias"
 ]

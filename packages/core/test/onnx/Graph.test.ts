@@ -241,8 +241,8 @@ describe("prune", () => {
       assert.isFalse(body.graph.nodes.some(({ op }) => op === "Sin"))
       assert.deepStrictEqual(Graph.check(g), [])
       const found = yield* Run.once(g, { x: Tensor.float32([0, 10]) })
-      assert.deepStrictEqual(Run.numbers(found["last"]), [3, 13])
-      assert.deepStrictEqual(Run.numbers(found["scan"]), [0, 20, 2, 22, 4, 24])
+      assert.deepStrictEqual(Run.numbers(found.last), [3, 13])
+      assert.deepStrictEqual(Run.numbers(found.scan), [0, 20, 2, 22, 4, 24])
     })
   )
 
