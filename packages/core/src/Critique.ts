@@ -35,8 +35,8 @@ const normalize = (
  * **Details**
  *
  * Decodes `{ prompt, completion, critique, refinement? }`, the same with `feedback` for `critique`, and the records of
- * ILF for code: `{ prompt, original_model_completion, Feedback, completion? }`, where the original repeats the prompt and
- * `completion` is the refinement. Encodes `{ prompt, completion, critique, refinement? }`.
+ * ILF for code: `{ prompt, original_model_completion, Feedback, completion? }`, where the original repeats the prompt
+ * and `completion` is the refinement. Encodes `{ prompt, completion, critique, refinement? }`.
  *
  * @category schemas
  * @since 0.1.0

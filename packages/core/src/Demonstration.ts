@@ -35,8 +35,8 @@ const fromMessages = (
  * **Details**
  *
  * Decodes `{ prompt, completion }` (each text or messages), `{ messages }` and ShareGPT's `{ conversations }` (the last
- * message is the answer), `{ prompt, response }`, Alpaca's `{ instruction, input?, output }`, and `{ text }`, whose prompt is
- * empty: all of it is imitated. Encodes `{ prompt, completion }`.
+ * message is the answer), `{ prompt, response }`, Alpaca's `{ instruction, input?, output }`, and `{ text }`, whose
+ * prompt is empty: all of it is imitated. Encodes `{ prompt, completion }`.
  *
  * **Gotchas**
  *

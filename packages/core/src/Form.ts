@@ -48,8 +48,8 @@ export const refuse = (field: string, message: string): Effect.Effect<never, Sch
  *
  * **Details**
  *
- * The first form that has all its fields is taken; where none has, the one that lacks least, so that its missing field is
- * named. Input without a field of any form fails with the list of forms.
+ * The first form that has all its fields is taken; where none has, the one that lacks least, so that its missing field
+ * is named. Input without a field of any form fails with the list of forms.
  *
  * @category schemas
  * @since 0.1.0

@@ -79,8 +79,8 @@ export const sequence = (logprobs: Float32Array, refLogprobs: Float32Array, esti
  *
  * **Details**
  *
- * Shapes: `logprobs` `[V]`, `refLogprobs` `[V]`. An outcome that `p` never takes adds nothing; one that `p` takes and `q` never
- * does makes the result infinite.
+ * Shapes: `logprobs` `[V]`, `refLogprobs` `[V]`. An outcome that `p` never takes adds nothing; one that `p` takes and
+ * `q` never does makes the result infinite.
  *
  *     KL(p || q) = sum_v p_v (log p_v - log q_v)
  *

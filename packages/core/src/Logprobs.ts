@@ -65,8 +65,8 @@ export const logSoftmax = (logits: Float32Array, vocabSize: number, temperature 
  *
  * **Details**
  *
- * Shapes: `logits` `[N, V]`, `tokens` `[N]`; result `[N]`. Equal to `logSoftmax` followed by picking, without the `[N, V]`
- * intermediate. The caller aligns the two: row `n` must be the logits that predict token `n`.
+ * Shapes: `logits` `[N, V]`, `tokens` `[N]`; result `[N]`. Equal to `logSoftmax` followed by picking, without the `[N,
+ * V]` intermediate. The caller aligns the two: row `n` must be the logits that predict token `n`.
  *
  * **Gotchas**
  *
@@ -144,7 +144,8 @@ export const maskedSum = (values: ArrayLike<number>, mask: ArrayLike<number>): n
 }
 
 /**
- * Averages the values that the mask keeps; `NaN` when it keeps none, so that an empty batch cannot pass for a zero loss.
+ * Averages the values that the mask keeps; `NaN` when it keeps none, so that an empty batch cannot pass for a zero
+ * loss.
  *
  * **Example** (Leaving padding out)
  *

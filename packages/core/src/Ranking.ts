@@ -78,10 +78,10 @@ const same = (a: Prompt.Message | undefined, b: Prompt.Message | undefined): boo
  *
  * **Details**
  *
- * Decodes `{ prompt, completions, ranks }`, and pairs as `{ prompt, chosen, rejected }` or `{ chosen, rejected }`, texts or
- * messages. Without a prompt, `chosen` and `rejected` are whole dialogues that start alike: messages are split after the
- * last one they share, texts after the last shared `\n\nAssistant:` (as in HH-RLHF), other texts after their last shared
- * word. Encodes `{ prompt, completions, ranks }`.
+ * Decodes `{ prompt, completions, ranks }`, and pairs as `{ prompt, chosen, rejected }` or `{ chosen, rejected }`,
+ * texts or messages. Without a prompt, `chosen` and `rejected` are whole dialogues that start alike: messages are split
+ * after the last one they share, texts after the last shared `\n\nAssistant:` (as in HH-RLHF), other texts after their
+ * last shared word. Encodes `{ prompt, completions, ranks }`.
  *
  * **Gotchas**
  *

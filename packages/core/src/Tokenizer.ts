@@ -59,7 +59,7 @@ export interface Tokenizer {
   readonly prompt: (content: Prompt.Content) => Result.Result<Prompt.Prompt, TokenizerError>
 }
 
-/** What is used of the library's tokenizer: its own declarations import without extensions, so they resolve to nothing. */
+/** What is used of the tokenizer; the library's declarations import without extensions and so resolve to nothing. */
 interface Engine {
   readonly model: {
     readonly tokens_to_ids: ReadonlyMap<string, number>
@@ -489,8 +489,8 @@ const withTemplateIds = (json: TokenizerJson): unknown => {
 }
 
 /**
- * Removes characters that have neither a token nor byte tokens before merging, as the Rust tokenizer does in a BPE model
- * without unknown token. The library would keep them through merging and thereby keep their neighbours apart.
+ * Removes characters that have neither a token nor byte tokens before merging, as the Rust tokenizer does in a BPE
+ * model without unknown token. The library would keep them through merging and thereby keep their neighbours apart.
  */
 const dropUnknown = ({ model }: Engine): void => {
   const encoder = new TextEncoder()

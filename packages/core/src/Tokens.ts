@@ -27,8 +27,8 @@ export interface Padded {
  *
  * **Details**
  *
- * Shapes: `rows` is `B` rows of at most `length` ids; results `[B, T]`. Right padding suits training, left padding suits
- * decoding, where every row must end at the same column.
+ * Shapes: `rows` is `B` rows of at most `length` ids; results `[B, T]`. Right padding suits training, left padding
+ * suits decoding, where every row must end at the same column.
  *
  * **Gotchas**
  *
