@@ -588,16 +588,25 @@ const connectWorker = (settings: Settings) =>
 
 const connectInProcess = (settings: Settings) =>
   Effect.acquireRelease(
-    Effect.promise(async () => {
-      // Imported here, so that a program with a worker loads native code only there.
-      const DeviceCore = await import("./DeviceCore.ts")
-      const ended = Promise.withResolvers<void>()
-      const core = DeviceCore.make({ ...settings, gate: DeviceGate.make() }, (reply) => {
-        if ("closed" in reply) ended.resolve()
-        else receive(client, reply)
-      })
-      const client: Client = openClient({ post: core.receive, hold: nothing })
-      return { client, ended: ended.promise }
+    Effect.tryPromise({
+      try: async () => {
+        // Imported here, so that a program with a worker loads native code only there.
+        const DeviceCore = await import("./DeviceCore.ts")
+        const ended = Promise.withResolvers<void>()
+        const core = DeviceCore.make({ ...settings, gate: DeviceGate.make() }, (reply) => {
+          if ("closed" in reply) ended.resolve()
+          else receive(client, reply)
+        })
+        const client: Client = openClient({ post: core.receive, hold: nothing })
+        return { client, ended: ended.promise }
+      },
+      catch: (cause) =>
+        new OrtError({
+          operation: "load",
+          graph: noGraph,
+          message: `ONNX Runtime does not load on this machine (${String(cause)}); ${advice.cpu}`,
+          cause
+        })
     }),
     ({ client, ended }) =>
       Effect.promise(() => {
