@@ -142,9 +142,9 @@ def export(model, path, *, cached=True, positions=True, keep=False, past=True, d
     if dynamo:
         any_of = lambda *dims: {d: torch.export.Dim.DYNAMIC for d in dims}
         shapes = ({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC},) * 3 + (tuple(any_of(0, 2) for _ in range(2 * layers)),)
-        torch.onnx.export(Decoder(model), tuple(inputs.values()), path, opset_version=18, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False, **common)
+        torch.onnx.export(Decoder(model).eval(), tuple(inputs.values()), path, opset_version=18, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False, **common)
     else:
-        torch.onnx.export(Decoder(model, cached, keep), tuple(inputs.values()), path, opset_version=17, dynamo=False, dynamic_axes=axes, **common)
+        torch.onnx.export(Decoder(model, cached, keep).eval(), tuple(inputs.values()), path, opset_version=17, dynamo=False, dynamic_axes=axes, **common)
     slim(path)
 
 
@@ -323,7 +323,7 @@ class Encoder(torch.nn.Module):
 
     def forward(self, input_ids, attention_mask, token_type_ids):
         return self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).last_hidden_state
-torch.onnx.export(Encoder(bert), tuple(batch[n] for n in names), file("model.onnx"), input_names=names, output_names=["last_hidden_state"], opset_version=17, dynamo=False,
+torch.onnx.export(Encoder(bert).eval(), tuple(batch[n] for n in names), file("model.onnx"), input_names=names, output_names=["last_hidden_state"], opset_version=17, dynamo=False,
                   dynamic_axes={n: {0: "batch_size", 1: "sequence_length"} for n in [*names, "last_hidden_state"]})
 slim(file("model.onnx"))
 with torch.no_grad():

@@ -36,9 +36,11 @@ const close = (own: ReadonlyArray<Float32Array>, expected: ReadonlyArray<Readonl
     own.map(({ length }) => length),
     expected.map(({ length }) => length)
   )
-  own.forEach((row, i) =>
-    row.forEach((value, t) => assert.closeTo(value, expected[i]![t]!, tolerance, `row ${i}, token ${t}`))
-  )
+  for (const [i, row] of own.entries()) {
+    for (const [t, value] of row.entries()) {
+      assert.closeTo(value, expected[i]![t]!, tolerance, `row ${i}, token ${t}`)
+    }
+  }
 }
 
 const files = [
