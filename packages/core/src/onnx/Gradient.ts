@@ -9,7 +9,7 @@
 import { Result, Schema } from "effect"
 import * as Graph from "./Graph.ts"
 import type { Value } from "./Graph.ts"
-import { gradientRules, LoopNotDifferentiable } from "./GradientRules.ts"
+import { gradientRules, NotDifferentiable } from "./GradientRules.ts"
 import type { ForwardNode, GradientRule, ScatterAdd } from "./GradientRules.ts"
 import * as Op from "./Op.ts"
 import * as Shape from "./Shape.ts"
@@ -88,7 +88,10 @@ export const backward = (
   }
   const gradient = (value: Value): Value | undefined => {
     const found = parts.get(value.name)
-    return found === undefined ? undefined : total(graph, value, found)
+    if (found === undefined) return undefined
+    const sum = total(graph, value, found)
+    parts.set(value.name, [sum])
+    return sum
   }
 
   parts.set(loss.name, [Graph.scalar(graph, 1)])
@@ -110,9 +113,14 @@ export const backward = (
     const seen: ForwardNode = { inputs, outputs, attributes: node.attributes, gradients }
     try {
       const dxs = rule(graph, seen, gradients[0] ?? gradients.find((dy) => dy !== undefined)!)
-      inputs.forEach((input, i) => input === undefined || contribute(input, dxs[i] ?? null))
+      for (const [i, input] of inputs.entries()) {
+        if (input === undefined) continue
+        // An exponent, a bound or a table of angles: silence would leave it untrained.
+        if ((dxs[i] ?? null) === null && trainable.has(input.name)) return missing()
+        contribute(input, dxs[i] ?? null)
+      }
     } catch (error) {
-      if (error instanceof LoopNotDifferentiable) return missing()
+      if (error instanceof NotDifferentiable) return missing()
       throw error
     }
   }

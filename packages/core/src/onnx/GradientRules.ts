@@ -336,7 +336,8 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
   Shape: none,
 
   // y = x̂ w + b, x̂ = (x - μ) / σ  dx = (dŷ - mean dŷ - x̂ mean(dŷ x̂)) / σ,  dŷ = dy w      dw = Σ dy x̂      db = Σ dy
-  LayerNormalization: (g, { inputs: [x, w], outputs: [, mean, invStdDev] }, dy) => {
+  LayerNormalization: (g, node, dy) => {
+    const { inputs: [x, w], outputs: [, mean, invStdDev] } = firstOutput(node)
     const xhat = Op.Mul(g, Op.Sub(g, x!, mean!), invStdDev!)
     const dyhat = Op.Mul(g, dy, w!)
     const along = Op.ReduceMean(g, Op.Mul(g, dyhat, xhat), [-1])
@@ -344,7 +345,8 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
     return [Op.Mul(g, Op.Sub(g, centred, Op.Mul(g, xhat, along)), invStdDev!), Op.Mul(g, dy, xhat), dy]
   },
   // y = x̂ w, x̂ = x / rms          dx = (dŷ - x̂ mean(dŷ x̂)) / rms,  dŷ = dy w              dw = Σ dy x̂
-  SimplifiedLayerNormalization: (g, { inputs: [x, w], outputs: [, invRms] }, dy) => {
+  SimplifiedLayerNormalization: (g, node, dy) => {
+    const { inputs: [x, w], outputs: [, invRms] } = firstOutput(node)
     const xhat = Op.Mul(g, x!, invRms!)
     const dyxhat = Op.Mul(g, dy, xhat)
     const along = Op.ReduceMean(g, Op.Mul(g, dyxhat, w!), [-1])
@@ -360,20 +362,21 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
 
   // A loop is differentiated inside its body, never across it; the walk reports an attempt.
   Loop: () => {
-    throw new LoopNotDifferentiable()
+    throw new NotDifferentiable()
   },
   If: () => {
-    throw new LoopNotDifferentiable()
+    throw new NotDifferentiable()
   }
 }
 
 /**
- * Thrown by the rows of `Loop` and `If`; the walk turns it into `MissingGradientRule`.
+ * Thrown by the rows of `Loop` and `If`, and where a gradient arrives at an output that the row does not differentiate;
+ * the walk turns it into `MissingGradientRule`.
  *
  * @category errors
  * @since 0.1.0
  */
-export class LoopNotDifferentiable extends Error {}
+export class NotDifferentiable extends Error {}
 
 const extremum = (g: Graph.Graph, node: ForwardNode, dy: Value): ReadonlyArray<Value | null> => {
   const [x, axes] = node.inputs
@@ -381,6 +384,12 @@ const extremum = (g: Graph.Graph, node: ForwardNode, dy: Value): ReadonlyArray<V
   const hit = Op.Cast(g, Op.Equal(g, x!, y), x!.dtype)
   const ties = Op.ReduceSum(g, hit, constantInts(g, axes!))
   return [Op.Mul(g, spread(g, node, dy), Op.Div(g, hit, ties)), null]
+}
+
+// The statistics that a normalisation returns beside its result are for its gradient, and have none themselves.
+const firstOutput = (node: ForwardNode): ForwardNode => {
+  if (node.gradients.some((dy, i) => i > 0 && dy !== undefined)) throw new NotDifferentiable()
+  return node
 }
 
 const zerosLike = (g: Graph.Graph, x: Value): Value => Op.Expand(g, Graph.scalar(g, 0), x.shape)

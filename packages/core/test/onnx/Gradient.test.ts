@@ -224,6 +224,26 @@ describe("MissingGradientRule", () => {
     assert.isUndefined(refusal(g, Op.sumAll(g, Op.Mul(g, x, mish(frozen))), [x]))
   })
 
+  it("is reported where the statistics of a normalisation would need a gradient", () => {
+    const g = Graph.make("g")
+    const [x, w] = [input(g, "x", "B", "D"), input(g, "w", "D")]
+    const layer = Op.LayerNormalization(g, x, w, w, 1e-5)
+    const rms = Op.SimplifiedLayerNormalization(g, x, w, 1e-5)
+    assert.isUndefined(refusal(g, Op.sumAll(g, Op.Add(g, layer.y, rms.y)), [x]))
+    assert.strictEqual(refusal(g, Op.sumAll(g, Op.Mul(g, layer.y, layer.mean)), [x])?.op, "LayerNormalization")
+    assert.strictEqual(refusal(g, Op.sumAll(g, rms.invRms), [x])?.op, "SimplifiedLayerNormalization")
+  })
+
+  it("is reported for a parameter where the rule wants a constant, instead of leaving it out", () => {
+    const g = Graph.make("g")
+    const [x, c] = [input(g, "x", "B"), input(g, "c")]
+    const power = Op.sumAll(g, Op.Pow(g, x, c))
+    const clipped = Op.sumAll(g, Op.Clip(g, x, c, Graph.scalar(g, 1)))
+    assert.isUndefined(refusal(g, Op.Add(g, power, clipped), [x]))
+    assert.strictEqual(refusal(g, power, [x, c])?.op, "Pow")
+    assert.strictEqual(refusal(g, clipped, [c])?.op, "Clip")
+  })
+
   const branch = (g: Graph.Graph, name: string, build: (body: Graph.Graph) => Graph.Value) => {
     const body = Graph.make(name, g)
     Graph.output(body, `${name}_out`, build(body))
