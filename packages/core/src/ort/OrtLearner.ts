@@ -179,9 +179,10 @@ const microBatch = (examples: ReadonlyArray<Example>, total: number, shapes: Fie
   return batch
 }
 
-// Cuts a batch into micro-batches of almost equal size. Where there are fewer examples than micro-batches, the rest
-// repeat one that counts nothing.
-const cut = (examples: ReadonlyArray<Example>, parts: number, shapes: Fields): ReadonlyArray<MicroBatch> => {
+// Cuts a batch into micro-batches of almost equal size, examples of similar length together. Where there are fewer
+// examples than micro-batches, the rest repeat one that counts nothing.
+const cut = (batch: ReadonlyArray<Example>, parts: number, shapes: Fields): ReadonlyArray<MicroBatch> => {
+  const examples = batch.toSorted((a, b) => a.tokens.length - b.tokens.length)
   const total = examples.reduce((sum, { weights }) => sum + weights.reduce((a, b) => a + b, 0), 0)
   return Array.from({ length: parts }, (_, i) => {
     const from = Math.floor((i * examples.length) / parts)

@@ -1,0 +1,159 @@
+/**
+ * A training run on disk: its log, its checkpoints, and going on after it stopped.
+ *
+ * A run without a directory keeps nothing. Methods open one, then record what the learner reports; when a checkpoint is
+ * due it is written, and an interrupted run writes one on its way out.
+ *
+ * @since 0.1.0
+ */
+import { Effect, Exit, Option, type Schema, type Scope } from "effect"
+import { createHash } from "node:crypto"
+import { join } from "node:path"
+import * as Checkpoint from "./Checkpoint.ts"
+import type { Learner, LearnerError, StepMetrics } from "./Learner.ts"
+import type { Fields } from "./Loss.ts"
+import * as RunLog from "./RunLog.ts"
+import type { Tensor } from "./Tensor.ts"
+
+/**
+ * Where a run is kept and how often.
+ *
+ * **Details**
+ *
+ * `directory`: holds `run.jsonl`, TensorBoard events and `checkpoints/`; nothing is written without it. `resume`: go on
+ * from the newest valid checkpoint in it, or from the start where there is none. `checkpointEvery`: steps between
+ * checkpoints, default 100; the last step always has one. `keepLast`: how many are kept, default 2.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface KeepOptions {
+  readonly directory?: string | undefined
+  readonly resume?: boolean | undefined
+  readonly checkpointEvery?: number | undefined
+  readonly keepLast?: number | undefined
+}
+
+/**
+ * What makes two runs the same: a checkpoint is only resumed by a run with the same learner, `config`, `seeds` and `data`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Identity {
+  readonly method: string
+  readonly config: Readonly<Record<string, Schema.Json>>
+  readonly seeds: Readonly<Record<string, Schema.Json>>
+  /** Number of optimizer steps in the whole run. */
+  readonly steps: number
+  /** Digest of what is learned from: see {@link digest}. */
+  readonly data: string
+}
+
+/**
+ * A run in progress.
+ *
+ * **Details**
+ *
+ * `step`: optimizer steps taken when it was opened. `until(step)`: the step up to which a method should update at once, so
+ * that runs of the graph are full and checkpoints fall where they are due. `record` logs the steps just taken, and writes
+ * a checkpoint when one is due.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Run {
+  readonly step: number
+  readonly until: (step: number) => number
+  readonly record: (
+    steps: ReadonlyArray<StepMetrics>
+  ) => Effect.Effect<void, RunLog.RunLogError | Checkpoint.CheckpointError | LearnerError>
+}
+
+/**
+ * Digest of arrays and texts, in order.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const digest = (parts: Iterable<string | Int32Array | Float32Array>): string => {
+  const hash = createHash("sha256")
+  for (const part of parts) {
+    const bytes = typeof part === "string" ? Buffer.from(part) : Buffer.from(part.buffer, part.byteOffset, part.byteLength)
+    // The length keeps neighbours apart: "ab", "c" is not "a", "bc".
+    hash.update(`${bytes.byteLength}:`).update(bytes)
+  }
+  return hash.digest("hex")
+}
+
+/**
+ * Opens a run, restoring the learner where it resumes.
+ *
+ * **Details**
+ *
+ * Fails with `CheckpointError` when the checkpoints belong to another run, with `RunLogError` when the directory holds a
+ * run that was not asked to be resumed or cannot be written.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const open: <F extends Fields>(
+  learner: Learner<F>,
+  identity: Identity,
+  options: KeepOptions
+) => Effect.Effect<Run, RunLog.RunLogError | Checkpoint.CheckpointError | LearnerError, Scope.Scope> = Effect.fn(
+  "Run.open"
+)(function*<F extends Fields>(learner: Learner<F>, identity: Identity, options: KeepOptions) {
+  const every = options.checkpointEvery ?? 100
+  const { steps: total } = identity
+  const nextDue = (step: number) => Math.min(total, (Math.floor(step / every) + 1) * every)
+  const until = (step: number) => Math.min(nextDue(step), step + learner.stepsPerRun)
+
+  const { directory } = options
+  if (directory === undefined) {
+    return { step: 0, until, record: () => Effect.void }
+  }
+
+  const fingerprint = digest([learner.fingerprint, JSON.stringify(identity)])
+  const root = join(directory, "checkpoints")
+  const found = options.resume === true ? yield* Checkpoint.latest(root, { fingerprint }) : Option.none()
+  const start = Option.isSome(found) ? found.value.step : 0
+  if (Option.isSome(found)) {
+    const tensors = found.value.tensors as Readonly<Record<string, ReadonlyMap<string, Tensor<"float32">>>>
+    yield* learner.restore({ step: start, tensors })
+  }
+  const log = yield* RunLog.make(
+    directory,
+    {
+      seeds: identity.seeds,
+      config: { method: identity.method, steps: total, data: identity.data, ...identity.config },
+      versions: { attune: "0.1.0" }
+    },
+    Option.isSome(found) ? { resumeAt: start } : options.resume === true ? { overwrite: true } : {}
+  )
+
+  let logged = start
+  let saved = Option.isSome(found) ? start : -1
+  const save = Effect.gen(function*() {
+    const { step, tensors } = yield* learner.state
+    // Steps whose metrics an interruption swallowed are taken again after resuming, so that the log has no gap.
+    if (step === saved || step !== logged) return
+    const content = { step, fingerprint, tensors, state: {}, seeds: identity.seeds, cursor: { step } }
+    yield* Checkpoint.save(root, content, { keepLast: options.keepLast ?? 2 })
+    saved = step
+  })
+  yield* Effect.addFinalizer((exit) =>
+    Exit.isFailure(exit) && Exit.hasInterrupts(exit)
+      ? Effect.catch(save, (error) => Effect.logError(`no checkpoint was written on interruption: ${error.message}`))
+      : Effect.void
+  )
+
+  return {
+    step: start,
+    until,
+    record: Effect.fn("Run.record")(function*(steps) {
+      for (const metrics of steps) yield* log.log(++logged, metrics)
+      if (logged === total || logged % every === 0) yield* save
+    })
+  }
+})
