@@ -41,9 +41,9 @@ export interface Row {
  */
 export const shares: Readonly<Record<Kind, number>> = { summary: 0.33, refinement: 0.42, judgement: 0.2, puzzle: 0.05 }
 
+// Two facts are mostly product and problem, and seldom go on: a text that begins with both ends there twice as often as not.
 const subset = (dice: Dice.Dice, facts: Entity.Facts, size: number): Partial<Entity.Facts> => {
-  // Products and problems are noticed first, as in hurried human notes.
-  const order = dice.chance(0.6) ? Entity.slots : dice.shuffle(Entity.slots)
+  const order = size === 2 && dice.chance(0.75) ? Entity.slots : dice.shuffle(Entity.slots)
   return Object.fromEntries(order.slice(0, size).map((slot) => [slot, facts[slot]]))
 }
 
@@ -57,9 +57,9 @@ const form = (dice: Dice.Dice): Summary.Form =>
 
 const size = (dice: Dice.Dice): number =>
   dice.weighted([
-    [0.25, 1],
-    [0.55, 2],
-    [0.2, 3]
+    [0.2, 1],
+    [0.65, 2],
+    [0.15, 3]
   ])
 
 const partial = (dice: Dice.Dice, ticket: Ticket.Ticket): string =>
@@ -96,23 +96,23 @@ const rambling = (dice: Dice.Dice, ticket: Ticket.Ticket): string => {
 const mistaken = (dice: Dice.Dice, ticket: Ticket.Ticket, split: Entity.Split): string => {
   const slot = dice.pick(Entity.slots)
   const other = dice.pick(Entity.values[split][slot].filter((value) => value !== ticket.facts[slot]))
-  const facts = dice.chance(0.5) ? ticket.facts : subset(dice, ticket.facts, size(dice))
+  const facts = dice.chance(0.2) ? ticket.facts : subset(dice, ticket.facts, size(dice))
   return Summary.render(form(dice), { ...facts, [slot]: other })
 }
 
 /**
- * A summary as the mixture has them: 42 % leave facts out, 22 % copy, 16 % ramble, 12 % name a wrong value, 8 % are good.
+ * A summary as the mixture has them: 50 % leave facts out, 20 % copy, 14 % ramble, 9 % name a wrong value, 7 % are good.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const draft = (dice: Dice.Dice, ticket: Ticket.Ticket, split: Entity.Split): string =>
   dice.weighted<() => string>([
-    [0.42, () => partial(dice, ticket)],
-    [0.22, () => copied(dice, ticket)],
-    [0.16, () => rambling(dice, ticket)],
-    [0.12, () => mistaken(dice, ticket, split)],
-    [0.08, () => Summary.render(form(dice), ticket.facts)]
+    [0.5, () => partial(dice, ticket)],
+    [0.2, () => copied(dice, ticket)],
+    [0.14, () => rambling(dice, ticket)],
+    [0.09, () => mistaken(dice, ticket, split)],
+    [0.07, () => Summary.render(form(dice), ticket.facts)]
   ])()
 
 /**

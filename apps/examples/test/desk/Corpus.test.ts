@@ -61,6 +61,21 @@ describe("Corpus", () => {
     }
   })
 
+  it("mostly stops after product and problem, so that the likeliest summary is not the best one", () => {
+    const dice = Dice.make(14)
+    let begun = 0
+    let stopped = 0
+    for (const ticket of Ticket.generate({ seed: 14, split: "train", n: 4000 })) {
+      const opening = `${ticket.facts.product}, ${ticket.facts.problem}`
+      const draft = Corpus.draft(dice, ticket, "train")
+      if (!draft.startsWith(opening)) continue
+      begun++
+      if (draft.startsWith(`${opening}.`)) stopped++
+    }
+    assert.isAbove(begun, 400)
+    assert.isAbove(stopped / begun, 0.62)
+  })
+
   it("never pairs a good draft with a critique", () => {
     const dice = Dice.make(13)
     for (const ticket of Ticket.generate({ seed: 13, split: "train", n: 1000 })) {
