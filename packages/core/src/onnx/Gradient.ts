@@ -73,7 +73,7 @@ export const backward = (
 ): Result.Result<ReadonlyMap<string, Value>, MissingGradientRule> => {
   const forward = [...graph.nodes]
 
-  const trainable = new Set(parameters.map((parameter) => parameter.name))
+  const trainable = new Set(parameters.filter(isFloat).map((parameter) => parameter.name))
   for (const node of forward) {
     if (!Graph.reads(node).some((name) => trainable.has(name))) continue
     for (const name of node.outputs) if (isFloat(Graph.value(graph, name))) trainable.add(name)
