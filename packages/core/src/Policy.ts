@@ -3,23 +3,12 @@
  *
  * @since 0.1.0
  */
-import { Context, type Effect, Schema } from "effect"
+import { Context, type Effect } from "effect"
+import type { ModelError } from "./ModelError.ts"
 import type { SamplerShape } from "./Sampler.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
 
-/**
- * Reports that a model could not be evaluated, whatever it runs on: an input that it cannot take (`message` names it and
- * says what to do) or a failure of its runtime (`cause`).
- *
- * @category errors
- * @since 0.1.0
- */
-export class ModelError extends Schema.TaggedError<ModelError>()("ModelError", {
-  model: Schema.String,
-  operation: Schema.Literals(["load", "sample", "logprobs", "save"]),
-  message: Schema.String,
-  cause: Schema.optionalKey(Schema.Defect())
-}) {}
+export { ModelError } from "./ModelError.ts"
 
 /**
  * A prompt and what followed it, as token ids.

@@ -5,7 +5,7 @@
  */
 import { Context, Effect, Schema, type Stream } from "effect"
 import type { Completion } from "./Completion.ts"
-import type { ModelError } from "./Policy.ts"
+import type { ModelError } from "./ModelError.ts"
 import type { Prompt } from "./Prompt.ts"
 
 const Positive = Schema.Finite.check(Schema.isGreaterThan(0))
