@@ -1,7 +1,7 @@
 /**
  * The pretraining mixture, as untidy as the web: summaries that mostly leave facts out, ramble or copy a sentence;
- * refinements of drafts by critiques; judgements; and short puzzles. The most likely summary is a bad one, so that every
- * method of learning from feedback has something to teach.
+ * refinements of drafts by critiques; judgements; and short puzzles. The most likely summary is a bad one, so that
+ * every method of learning from feedback has something to teach.
  *
  * @since 0.1.0
  */
@@ -41,7 +41,7 @@ export interface Row {
  */
 export const shares: Readonly<Record<Kind, number>> = { summary: 0.33, refinement: 0.42, judgement: 0.2, puzzle: 0.05 }
 
-// Two facts are mostly product and problem, and seldom go on: a text that begins with both ends there twice as often as not.
+// Two facts are mostly product and problem: a text that begins with both ends there twice as often as it goes on.
 const subset = (dice: Dice.Dice, facts: Entity.Facts, size: number): Partial<Entity.Facts> => {
   const order = size === 2 && dice.chance(0.75) ? Entity.slots : dice.shuffle(Entity.slots)
   return Object.fromEntries(order.slice(0, size).map((slot) => [slot, facts[slot]]))
@@ -101,7 +101,8 @@ const mistaken = (dice: Dice.Dice, ticket: Ticket.Ticket, split: Entity.Split): 
 }
 
 /**
- * A summary as the mixture has them: 50 % leave facts out, 20 % copy, 14 % ramble, 9 % name a wrong value, 7 % are good.
+ * A summary as the mixture has them: 50 % leave facts out, 20 % copy, 14 % ramble, 9 % name a wrong value, 7 % are
+ * good.
  *
  * @category constructors
  * @since 0.1.0
@@ -116,8 +117,8 @@ export const draft = (dice: Dice.Dice, ticket: Ticket.Ticket, split: Entity.Spli
   ])()
 
 /**
- * A draft with at least one fault, and a critique of one of its faults: the worst in 6 of 10 cases, any in the others, so
- * that every fault is met.
+ * A draft with at least one fault, and a critique of one of its faults: the worst in 6 of 10 cases, any in the others,
+ * so that every fault is met.
  *
  * @category constructors
  * @since 0.1.0

@@ -1,6 +1,7 @@
 /**
- * Feedback of the scripted labeller on help-desk tickets, as the plain objects that feedback files hold. Prompts are those
- * of `Format`; every completion begins with a space and ends without the end-of-text token, which the learner adds.
+ * Feedback of the scripted labeller on help-desk tickets, as the plain objects that feedback files hold. Prompts are
+ * those of `Format`; every completion begins with a space and ends without the end-of-text token, which the learner
+ * adds.
  *
  * @since 0.1.0
  */

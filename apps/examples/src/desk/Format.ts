@@ -1,6 +1,6 @@
 /**
- * The plain-text formats of the help desk. A prompt ends with a colon or a question mark and the completion begins with a
- * space, so that prompt and completion may be tokenised apart or together with the same pieces. A document is prompt,
+ * The plain-text formats of the help desk. A prompt ends with a colon or a question mark and the completion begins with
+ * a space, so that prompt and completion may be tokenised apart or together with the same pieces. A document is prompt,
  * completion and the end-of-text token.
  *
  *     Ticket: {ticket}\nSummary:                                              -> " {summary}"

@@ -1,6 +1,6 @@
 /**
- * The scripted labeller: what a person would say about a summary of a ticket, from the ticket's known facts. It judges any
- * text, so models cannot leave the ground on which it is right.
+ * The scripted labeller: what a person would say about a summary of a ticket, from the ticket's known facts. It judges
+ * any text, so models cannot leave the ground on which it is right.
  *
  * Gold score, in points, clamped to `[-2, 4]`:
  *
@@ -69,8 +69,8 @@ const voiceWords = new Set(["i", "my", "me", "we", "our", "us"])
 // Words that any summary may use: they are never stray, and may occur three times before they count as repeated.
 const plainWords = new Set(
   (
-    "a an the and or of on in at for to with is was are it its this that has have be been so since when by from as not no " +
-    "customer wants want asks ask needs need product problem time request they their she he you your new now said says"
+    "a an the and or of on in at for to with is was are it its this that has have be been so since when by from as " +
+    "not no customer wants want asks ask needs need product problem time request they their she he you your new now said says"
   ).split(" ")
 )
 
@@ -104,7 +104,8 @@ const byCost = (costs: ReadonlyArray<readonly [Fault, number]>) => [...costs].so
  *
  * **Gotchas**
  *
- * A fault's cost is what mending it would gain: 2 for an invented value (the lost point and the fact), 1 for a missing fact.
+ * A fault's cost is what mending it would gain: 2 for an invented value (the lost point and the fact), 1 for a missing
+ * fact.
  *
  * @category running
  * @since 0.1.0
@@ -237,8 +238,9 @@ export const critique = (ticket: Ticket.Ticket, draft: string, dice: Dice): stri
 
 /**
  * What a good writer makes of a draft and a critique: the facts that the draft states, in the draft's form and without
- * chatter, with the one fact that the critique asks for put in or put right. A draft that states nothing gets the product.
- * Facts that the critique does not speak of stay as they are, wrong ones too. An unknown critique changes nothing.
+ * chatter, with the one fact that the critique asks for put in or put right. A draft that states nothing gets the
+ * product. Facts that the critique does not speak of stay as they are, wrong ones too. An unknown critique changes
+ * nothing.
  *
  * @category running
  * @since 0.1.0
@@ -255,8 +257,8 @@ export const refine = (ticket: Ticket.Ticket, draft: string, critique: string): 
 }
 
 /**
- * True if a refinement follows a critique: the named fault is gone, every fact that the draft kept is kept, and no fault
- * has come in that the draft did not have.
+ * True if a refinement follows a critique: the named fault is gone, every fact that the draft kept is kept, and no
+ * fault has come in that the draft did not have.
  *
  * **Gotchas**
  *

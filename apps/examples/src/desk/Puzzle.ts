@@ -1,6 +1,6 @@
 /**
- * Generated puzzles of the BIG-bench kind, in the layout of its files: `{ examples: [{ input, target }] }`, options inside
- * the input, targets such as `(A)`.
+ * Generated puzzles of the BIG-bench kind, in the layout of its files: `{ examples: [{ input, target }] }`, options
+ * inside the input, targets such as `(A)`.
  *
  * @since 0.1.0
  */
@@ -166,8 +166,8 @@ const logicalDeduction = (dice: Dice.Dice, size: Size): Example => {
   if (size === "short") return withOptions(`${story} Which one is the ${places[place]}?`, names, right)
   const plural = thing === "box" ? "boxes" : `${thing}s`
   return withOptions(
-    "Each of the following texts describes three objects in a fixed order, without contradiction. Someone has put three " +
-      `${plural} in a row: ${listOf(names.map((name) => `a ${name}`))}. ${story}`,
+    "Each of the following texts describes three objects in a fixed order, without contradiction. Someone has put " +
+      `three ${plural} in a row: ${listOf(names.map((name) => `a ${name}`))}. ${story}`,
     names.map((name) => `The ${name} is the ${places[place]}`),
     right
   )

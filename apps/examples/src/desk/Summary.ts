@@ -107,8 +107,8 @@ export const formOf = (text: string): Form => {
 export const wordsOf = (text: string): ReadonlyArray<string> => text.toLowerCase().match(/[\p{L}\p{N}']+/gu) ?? []
 
 /**
- * The fact values that a text states, right or wrong: the first word of a value followed by a second word of the same kind
- * with at most one word between. The first value of each kind counts.
+ * The fact values that a text states, right or wrong: the first word of a value followed by a second word of the same
+ * kind with at most one word between. The first value of each kind counts.
  *
  * @category decoding
  * @since 0.1.0

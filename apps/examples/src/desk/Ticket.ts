@@ -48,8 +48,8 @@ export const topicWords: Readonly<Record<Topic, ReadonlyArray<string>>> = {
 }
 
 /**
- * Sentence templates. `PQ` states product and problem, `PQT` also the time, `P` and `Q` one of them, `T` the time, `R` the
- * request.
+ * Sentence templates. `PQ` states product and problem, `PQT` also the time, `P` and `Q` one of them, `T` the time, `R`
+ * the request.
  *
  * @category constants
  * @since 0.1.0
@@ -179,7 +179,8 @@ export const templates: Readonly<Record<"PQ" | "PQT" | "P" | "Q" | "T" | "R" | "
 }
 
 /**
- * Orders of sentences; `x` stands for a sentence that does not matter (of any topic but the greeting), `g` for a greeting.
+ * Orders of sentences; `x` stands for a sentence that does not matter (of any topic but the greeting), `g` for a
+ * greeting.
  *
  * @category constants
  * @since 0.1.0

@@ -8,7 +8,9 @@ import * as Ticket from "../../src/desk/Ticket.ts"
 
 const ticket: Ticket.Ticket = {
   id: "by-hand",
-  text: "Hello there. The lid cracked on my Corvo kettle. It rains a lot. It began on Monday noon. I want a full refund.",
+  text:
+    "Hello there. The lid cracked on my Corvo kettle. It rains a lot. " +
+    "It began on Monday noon. I want a full refund.",
   facts: { product: "Corvo kettle", problem: "lid cracked", time: "Monday noon", request: "full refund" },
   distractors: [
     { topic: "greeting", text: "Hello there." },
