@@ -142,23 +142,25 @@ const logSumExp = (scores: Float64Array): number => {
 }
 
 const keepNucleus = (scores: Float64Array, topP: number): void => {
-  const total = logSumExp(scores)
-  const tail = 1 - topP
-  // Tokens no likelier than tail / V sum to at most `tail`: they go without being sorted, which is nearly all of them.
-  const surely = tail / scores.length
+  // Weights relative to the largest, not probabilities: equal scores then weigh exactly the same.
+  const max = scores[greedy(scores)]!
+  const weight = (id: number): number => Math.exp(scores[id]! - max)
+  let total = 0
+  for (let id = 0; id < scores.length; id++) total += weight(id)
+  const tail = (1 - topP) * total
+  // Tokens that weigh no more than tail / V sum to at most `tail`: they go without being sorted, which is nearly all.
   const candidates: Array<number> = []
   let dropped = 0
   for (let id = 0; id < scores.length; id++) {
-    const probability = Math.exp(scores[id]! - total)
-    if (probability > surely) candidates.push(id)
+    if (weight(id) > tail / scores.length) candidates.push(id)
     else {
-      dropped += probability
+      dropped += weight(id)
       scores[id] = -Infinity
     }
   }
   candidates.sort((a, b) => scores[a]! - scores[b]! || b - a)
   for (const id of candidates.slice(0, -1)) {
-    dropped += Math.exp(scores[id]! - total)
+    dropped += weight(id)
     if (dropped > tail) return
     scores[id] = -Infinity
   }

@@ -88,5 +88,5 @@ describe("NextToken", () => {
 
 const firstOfEachSeed = () => {
   let index = 0
-  return () => NextToken.uniforms(NextToken.rowSeed(0, index++))()
+  return () => NextToken.uniforms(index++)()
 }

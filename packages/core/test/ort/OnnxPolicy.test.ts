@@ -4,9 +4,12 @@ import { join } from "node:path"
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Result, Stream } from "effect"
+import * as Graph from "../../src/onnx/Graph.ts"
+import * as Model from "../../src/onnx/Model.ts"
 import * as Device from "../../src/ort/Device.ts"
 import * as OnnxPolicy from "../../src/ort/OnnxPolicy.ts"
 import * as Prompt from "../../src/Prompt.ts"
+import * as Tensor from "../../src/Tensor.ts"
 
 interface Golden {
   readonly prompts: ReadonlyArray<{ readonly text: string; readonly tokens: ReadonlyArray<number> }>
@@ -320,6 +323,58 @@ describe("OnnxPolicy", () => {
           yield* message(policy.logprobs([{ prompt: [3], completion: new Array(128).fill(4) }])),
           /129 tokens, more than its context of 128/
         )
+      })
+    )
+
+    // logits = table[input_ids]: the smallest decoder there is, without mask, positions or cache
+    const bigram = (directory: string, table: Float32Array) => {
+      const g = Graph.make("bigram")
+      const ids = Graph.input(g, "input_ids", "int32", ["B", "T"])
+      const rows = Graph.initializer(g, "table", Tensor.float32(table, [96, 96]))
+      const [logits] = Graph.append(g, "Gather", [rows, ids], [{ dtype: "float32", shape: ["B", "T", 96] }])
+      Graph.output(g, "logits", logits!)
+      writeFileSync(join(directory, "onnx/model.onnx"), Model.encode(g))
+    }
+
+    it.effect("runs a graph of nothing but 32-bit ids and logits", () =>
+      Effect.gen(function* () {
+        const directory = yield* copy("llama")
+        // after token v comes v + 1
+        bigram(
+          directory,
+          Float32Array.from({ length: 96 * 96 }, (_, i) => (i % 96 === Math.floor(i / 96) + 1 ? 9 : 0))
+        )
+        const policy = yield* OnnxPolicy.load(directory)
+        const completions = yield* policy.sample([Prompt.make("", [7]), Prompt.make("", [3, 20])], {
+          maxNewTokens: 3,
+          temperature: 0
+        })
+        assert.deepStrictEqual(
+          completions.map(({ tokens }) => [...tokens]),
+          [
+            [8, 9, 10],
+            [21, 22, 23]
+          ]
+        )
+        const [row] = yield* policy.logprobs([{ prompt: [7], completion: [8, 8] }])
+        const total = Math.log(Math.exp(9) + 95)
+        close([row!], [[9 - total, -total]], 1e-6)
+      })
+    )
+
+    it.effect("refuses logits that are not finite, and names the prompt", () =>
+      Effect.gen(function* () {
+        const directory = yield* copy("llama")
+        bigram(directory, new Float32Array(96 * 96).fill(NaN, 96 * 5, 96 * 6))
+        const policy = yield* OnnxPolicy.load(directory)
+        const prompts = [Prompt.make("", [4]), Prompt.make("", [5])]
+        const refused = yield* message(policy.sample(prompts, { maxNewTokens: 1 }))
+        assert.match(refused, /logits for prompt 1 are not finite/)
+        const scored = policy.logprobs([
+          { prompt: [4], completion: [6] },
+          { prompt: [5], completion: [6] }
+        ])
+        assert.match(yield* message(scored), /logits for continuation 1 are not finite/)
       })
     )
 
