@@ -21,7 +21,10 @@ export type LearningRate = (step: number) => number
  * @category constructors
  * @since 0.1.0
  */
-export const constant = (rate: number): LearningRate => () => rate
+export const constant =
+  (rate: number): LearningRate =>
+  () =>
+    rate
 
 /**
  * Straight line from `rate` at step 0 to `floor` at step `steps`.
@@ -29,8 +32,10 @@ export const constant = (rate: number): LearningRate => () => rate
  * @category constructors
  * @since 0.1.0
  */
-export const linear = (rate: number, steps: number, floor = 0): LearningRate => (step) =>
-  floor + (rate - floor) * Math.max(0, 1 - step / steps)
+export const linear =
+  (rate: number, steps: number, floor = 0): LearningRate =>
+  (step) =>
+    floor + (rate - floor) * Math.max(0, 1 - step / steps)
 
 /**
  * Half a cosine from `rate` at step 0 to `floor` at step `steps`: `floor + (rate - floor) (1 + cos(π s / S)) / 2`.
@@ -38,14 +43,19 @@ export const linear = (rate: number, steps: number, floor = 0): LearningRate => 
  * @category constructors
  * @since 0.1.0
  */
-export const cosine = (rate: number, steps: number, floor = 0): LearningRate => (step) =>
-  floor + (rate - floor) * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, step / steps)))
+export const cosine =
+  (rate: number, steps: number, floor = 0): LearningRate =>
+  (step) =>
+    floor + (rate - floor) * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, step / steps)))
 
 /**
- * Rises in a straight line from 0 over `steps` steps, then follows `after`, whose step 0 is the first step at full rate.
+ * Rises in a straight line over `steps` steps from the fraction `from` of the full rate, 0 by default, then follows
+ * `after`, whose step 0 is the first step at full rate.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const warmUp = (steps: number, after: LearningRate): LearningRate => (step) =>
-  step < steps ? after(0) * (step / steps) : after(step - steps)
+export const warmUp =
+  (steps: number, after: LearningRate, from = 0): LearningRate =>
+  (step) =>
+    step < steps ? after(0) * (from + (1 - from) * (step / steps)) : after(step - steps)
