@@ -51,7 +51,7 @@ export type Settings = Pick<SampleOptions, "temperature" | "topK" | "topP" | "re
  */
 export const logprobs = (logits: Float32Array, settings: Settings, present: Iterable<number>): Float32Array => {
   const { repetitionPenalty, temperature, topK, topP } = settings
-  const scores = Float64Array.from(logits)
+  const scores = new Float64Array(logits)
   if (repetitionPenalty !== 1) {
     for (const id of new Set(present)) {
       const score = scores[id]!
@@ -60,16 +60,23 @@ export const logprobs = (logits: Float32Array, settings: Settings, present: Iter
   }
   if (temperature === 0) {
     const best = greedy(scores)
-    return Float32Array.from(scores, (_, id) => (id === best ? 0 : -Infinity))
+    const certain = new Float32Array(scores.length).fill(-Infinity)
+    certain[best] = 0
+    return certain
   }
   if (temperature !== 1) for (let id = 0; id < scores.length; id++) scores[id] = scores[id]! / temperature
   if (topK > 0 && topK < scores.length) {
-    const threshold = scores.slice().sort()[scores.length - topK]!
+    const threshold = kthLargest(scores, topK)
     for (let id = 0; id < scores.length; id++) if (scores[id]! < threshold) scores[id] = -Infinity
   }
   if (topP < 1) keepNucleus(scores, topP)
-  const total = logSumExp(scores)
-  return Float32Array.from(scores, (score) => score - total)
+  const max = scores[greedy(scores)]!
+  let sum = 0
+  for (let id = 0; id < scores.length; id++) sum += Math.exp(scores[id]! - max)
+  const total = max + Math.log(sum)
+  const result = new Float32Array(scores.length)
+  for (let id = 0; id < scores.length; id++) result[id] = scores[id]! - total
+  return result
 }
 
 /**
@@ -136,31 +143,47 @@ const mix = (value: number): number => {
   return (h ^ (h >>> 16)) | 0
 }
 
-const logSumExp = (scores: Float64Array): number => {
-  const max = scores.reduce((most, score) => Math.max(most, score), -Infinity)
-  return max + Math.log(scores.reduce((sum, score) => sum + Math.exp(score - max), 0))
+const kthLargest = (scores: Float64Array, k: number): number => {
+  if (k > 256) return scores.slice().sort()[scores.length - k]!
+  // The k largest so far, ascending. Few of a long row get in, so this beats sorting it.
+  const largest = new Float64Array(k).fill(-Infinity)
+  for (let id = 0; id < scores.length; id++) {
+    const score = scores[id]!
+    if (!(score > largest[0]!)) continue
+    let place = 0
+    while (place + 1 < k && largest[place + 1]! < score) {
+      largest[place] = largest[place + 1]!
+      place++
+    }
+    largest[place] = score
+  }
+  return largest[0]!
 }
 
 const keepNucleus = (scores: Float64Array, topP: number): void => {
   // Weights relative to the largest, not probabilities: equal scores then weigh exactly the same.
   const max = scores[greedy(scores)]!
-  const weight = (id: number): number => Math.exp(scores[id]! - max)
+  const weights = new Float64Array(scores.length)
   let total = 0
-  for (let id = 0; id < scores.length; id++) total += weight(id)
+  for (let id = 0; id < scores.length; id++) {
+    weights[id] = Math.exp(scores[id]! - max)
+    total += weights[id]!
+  }
   const tail = (1 - topP) * total
   // Tokens that weigh no more than tail / V sum to at most `tail`: they go without being sorted, which is nearly all.
+  const negligible = tail / scores.length
   const candidates: Array<number> = []
   let dropped = 0
   for (let id = 0; id < scores.length; id++) {
-    if (weight(id) > tail / scores.length) candidates.push(id)
+    if (weights[id]! > negligible) candidates.push(id)
     else {
-      dropped += weight(id)
+      dropped += weights[id]!
       scores[id] = -Infinity
     }
   }
   candidates.sort((a, b) => scores[a]! - scores[b]! || b - a)
   for (const id of candidates.slice(0, -1)) {
-    dropped += weight(id)
+    dropped += weights[id]!
     if (dropped > tail) return
     scores[id] = -Infinity
   }

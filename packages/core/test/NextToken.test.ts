@@ -30,6 +30,17 @@ describe("NextToken", () => {
     })
   }
 
+  it("keeps the k most likely tokens of a long row, for any k", () => {
+    const next = NextToken.uniforms(11)
+    const row = Float32Array.from({ length: 1000 }, () => Math.floor(next() * 4000) / 100)
+    const descending = [...row].sort((a, b) => b - a)
+    for (const topK of [1, 7, 256, 257, 999, 1000]) {
+      const kept = NextToken.logprobs(row, { ...plain, topK }, [])
+      const threshold = descending[topK - 1]!
+      for (const [id, logit] of row.entries()) assert.strictEqual(kept[id]! > -Infinity, logit >= threshold)
+    }
+  })
+
   it("drops the larger ids of equally likely tokens first", () => {
     // 1/4 each: dropping two leaves exactly 0.5
     const kept = NextToken.logprobs(Float32Array.of(1, 1, 1, 1), { ...plain, topP: 0.5 }, [])
