@@ -1,50 +1,489 @@
 /**
  * A model as it is kept: configuration, tokenizer and weights in the Hugging Face layout.
  *
+ *     config.json  generation_config.json
+ *     tokenizer.json  tokenizer_config.json  ...
+ *     model.safetensors, or the shards that model.safetensors.index.json lists
+ *     onnx/model.onnx    written by `save`, never read
+ *
  * @since 0.1.0
  */
-import { Effect, Schema } from "effect"
-import { readFile } from "node:fs/promises"
-import { join } from "node:path"
+import { mkdir, readdir, readFile, realpath, rename, rm, stat } from "node:fs/promises"
+import { basename, dirname, join, resolve as resolvePath, sep } from "node:path"
+import { Effect, type FileSystem, type Path, Result } from "effect"
+import * as AtomicFile from "../AtomicFile.ts"
 import type { Decoder } from "../nn/Decoder.ts"
-import * as Gpt2 from "../nn/Gpt2.ts"
-import * as Llama from "../nn/Llama.ts"
-import type { Tensor } from "../Tensor.ts"
+import * as Tensor from "../Tensor.ts"
 import * as Tokenizer from "../Tokenizer.ts"
+import * as Config from "./Config.ts"
+import * as OnnxExport from "./OnnxExport.ts"
+import { PretrainedError } from "./PretrainedError.ts"
 import * as Safetensors from "./Safetensors.ts"
 
+export { PretrainedError } from "./PretrainedError.ts"
+
 /**
- * A model in memory.
+ * A model in memory, with or without the tokenizer that belongs to it.
  *
  * **Details**
  *
- * `name`: where it came from, for messages. `config`: `config.json` as it was read, so that saving keeps what Attune does
- * not use. `weights`: every parameter of `decoder` by name, `float32`.
+ * `name`: where it came from, for messages. `config`, `generationConfig`: `config.json` and `generation_config.json` as
+ * they were read, so that saving keeps what Attune does not use. `weights`: every parameter of `decoder` by name,
+ * `float32`. `extras`: tensors beside them, such as a scalar head, where the caller asked to keep those.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Pretrained {
+export interface PretrainedWeights {
   readonly name: string
-  readonly config: Readonly<Record<string, unknown>>
+  readonly config: Config.Config
+  readonly generationConfig?: Config.Config | undefined
   readonly decoder: Decoder
-  readonly tokenizer: Tokenizer.Tokenizer
-  readonly weights: ReadonlyMap<string, Tensor<"float32">>
+  readonly tokenizer?: Tokenizer.Tokenizer | undefined
+  readonly weights: ReadonlyMap<string, Tensor.Tensor<"float32">>
+  readonly extras?: ReadonlyMap<string, Tensor.Tensor<"float32">> | undefined
 }
 
 /**
- * Loads a model directory.
+ * A model in memory with its tokenizer, which is what policies are made of.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Pretrained extends PretrainedWeights {
+  readonly tokenizer: Tokenizer.Tokenizer
+}
+
+/**
+ * How to load a directory.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LoadOptions {
+  /**
+   * The directory that all files must lie in once `..` and symbolic links are followed. By default the model's own, or
+   * the repository's folder in a Hub cache, whose snapshots link into its blobs.
+   */
+  readonly root?: string | undefined
+  /** What to do with tensors that the architecture does not have: `"refuse"` (the default), or keep them in `extras`. */
+  readonly extras?: "refuse" | "keep" | undefined
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Loading
+// ---------------------------------------------------------------------------------------------------------------------
+
+const code = (cause: unknown): unknown => (cause instanceof Error && "code" in cause ? cause.code : undefined)
+
+const readError =
+  (path: string) =>
+  (cause: unknown): PretrainedError =>
+    code(cause) === "ENOENT"
+      ? new PretrainedError({ path, reason: "Missing", detail: "no such file or directory", cause })
+      : new PretrainedError({ path, reason: "Read", detail: `cannot read: ${AtomicFile.explain(cause)}`, cause })
+
+const io = <A>(path: string, run: () => Promise<A>): Effect.Effect<A, PretrainedError> =>
+  Effect.tryPromise({ try: run, catch: readError(path) })
+
+const within = (path: string, root: string): boolean =>
+  path === root || path.startsWith(root.endsWith(sep) ? root : root + sep)
+
+const modelFile = /\.(json|jinja|txt|model|safetensors)$/
+
+/** `<cache>/models--owner--name/snapshots/<commit>`, whose files link to `<cache>/models--owner--name/blobs`. */
+const cacheRoot = (directory: string): string => {
+  const snapshots = dirname(directory)
+  const repository = dirname(snapshots)
+  return basename(snapshots) === "snapshots" && /^models--./.test(basename(repository)) ? repository : directory
+}
+
+/** Refuses a directory, or a file in it, that lies outside `root` once links are followed. */
+const confine = Effect.fnUntraced(function* (directory: string, root: string | undefined) {
+  const real = yield* io(directory, () => realpath(directory))
+  const allowed = root === undefined ? cacheRoot(real) : yield* io(root, () => realpath(root))
+  const leaves = (path: string) =>
+    new PretrainedError({
+      path,
+      reason: "UnsafePath",
+      detail: `leads out of ${allowed}, refused; name a directory that holds it as the root if that is meant`
+    })
+  if (!within(real, allowed)) return yield* leaves(directory)
+  for (const entry of yield* io(directory, () => readdir(real, { withFileTypes: true }))) {
+    if (!entry.isSymbolicLink() || !modelFile.test(entry.name)) continue
+    const path = join(directory, entry.name)
+    const target = yield* io(path, () => realpath(path)).pipe(
+      Effect.mapError((error) =>
+        error.reason === "Missing"
+          ? new PretrainedError({ path, reason: "Missing", detail: "is a link to a file that is not there" })
+          : error
+      )
+    )
+    if (!within(target, allowed)) return yield* leaves(path)
+  }
+})
+
+const readConfig = Effect.fnUntraced(function* (path: string) {
+  const text = yield* io(path, () => readFile(path, "utf8"))
+  return yield* Effect.fromResult(Config.parse(text, path))
+})
+
+const headName = "lm_head.weight"
+
+// Masks and rotary tables that older versions of transformers saved with the weights; they follow from the configuration.
+const isBuffer = (name: string): boolean => /(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$/.test(name)
+
+interface Named {
+  readonly tensors: ReadonlyMap<string, Tensor.Tensor>
+  readonly extras: ReadonlyMap<string, Tensor.Tensor>
+}
+
+/** Tensors under the names that `decoder` knows, and the ones that it does not know. */
+const underParameterNames = (file: ReadonlyMap<string, Tensor.Tensor>, decoder: Decoder, prefix: string): Named => {
+  const known = new Set(decoder.parameters.map(({ name }) => name).concat(headName))
+  const tensors = new Map<string, Tensor.Tensor>()
+  const extras = new Map<string, Tensor.Tensor>()
+  for (const [name, tensor] of file) {
+    if (isBuffer(name)) continue
+    const full = known.has(name) ? name : prefix + name
+    if (known.has(full) && (full === name || !file.has(full))) tensors.set(full, tensor)
+    else extras.set(name, tensor)
+  }
+  return { tensors, extras }
+}
+
+const sameBits = (a: Tensor.Tensor, b: Tensor.Tensor): boolean =>
+  a.dtype === b.dtype && Buffer.compare(Tensor.toBytes(a), Tensor.toBytes(b)) === 0
+
+/** Checks every parameter and widens it to `float32`. */
+const gather = (
+  tensors: ReadonlyMap<string, Tensor.Tensor>,
+  decoder: Decoder,
+  path: string
+): Result.Result<Map<string, Tensor.Tensor<"float32">>, PretrainedError> => {
+  const weights = new Map<string, Tensor.Tensor<"float32">>()
+  for (const { name, shape } of decoder.parameters) {
+    const tensor = tensors.get(name)
+    if (tensor === undefined) {
+      const detail =
+        name === headName
+          ? 'is missing; if the head shares the embedding, config.json must say "tie_word_embeddings": true'
+          : `is missing; config.json describes a model with ${decoder.layers} layers that has it`
+      return Result.fail(new PretrainedError({ path, reason: "MissingTensor", tensor: name, detail }))
+    }
+    if (!(tensor.shape.length === shape.length && tensor.shape.every((size, i) => size === shape[i]))) {
+      const detail = `has the shape [${tensor.shape}], but config.json describes [${shape}]`
+      return Result.fail(new PretrainedError({ path, reason: "WrongShape", tensor: name, detail }))
+    }
+    weights.set(name, Safetensors.toFloat32(tensor))
+  }
+  return Result.succeed(weights)
+}
+
+const firstNonFinite = (
+  tensors: ReadonlyMap<string, Tensor.Tensor>,
+  path: string
+): Result.Result<void, PretrainedError> => {
+  for (const [name, tensor] of tensors) {
+    const finite = Safetensors.checkFinite(name, tensor, path)
+    if (Result.isFailure(finite)) {
+      const { detail } = finite.failure
+      return Result.fail(new PretrainedError({ path, reason: "NonFinite", tensor: name, detail }))
+    }
+  }
+  return Result.void
+}
+
+/**
+ * Loads a model directory without looking for a tokenizer.
+ *
+ * **Details**
+ *
+ * Weights may be `float32`, `float16` or `bfloat16`, in one file or sharded, with or without the prefix of a model with a
+ * head (`transformer.` in GPT-2); they become `float32`. Tied weights are one parameter, whichever of the two names the
+ * file holds. Where `config.json` ties them and the file holds two different matrices they are not tied, as in
+ * `transformers` 5: a warning is logged and `config` of the result says so.
+ *
+ * Fails with `PretrainedError` naming the tensor, field or file (missing, not expected, of the wrong shape, with `NaN` or
+ * infinities inside, outside the directory), and with `SafetensorsError` for a file that is not valid.
  *
  * @category decoding
  * @since 0.1.0
  */
-export const load = Effect.fn("Pretrained.load")(function*(directory: string) {
-  const config = JSON.parse(yield* Effect.promise(() => readFile(join(directory, "config.json"), "utf8")))
-  const decoder = config.model_type === "gpt2"
-    ? Gpt2.make(yield* Schema.decodeUnknownEffect(Gpt2.Gpt2Config)(config))
-    : Llama.make(yield* Schema.decodeUnknownEffect(Llama.LlamaConfig)(config))
-  const { tensors } = yield* Safetensors.readSharded(directory)
-  const tokenizer = yield* Tokenizer.load(directory)
-  const weights = new Map(decoder.parameters.map(({ name }) => [name, Safetensors.toFloat32(tensors.get(name)!)]))
-  return { name: directory, config, decoder, tokenizer, weights } satisfies Pretrained
+export const loadWeights: (
+  directory: string,
+  options?: LoadOptions
+) => Effect.Effect<PretrainedWeights, PretrainedError | Safetensors.SafetensorsError> = Effect.fn(
+  "Pretrained.loadWeights"
+)(function* (directory, options = {}) {
+  yield* confine(directory, options.root)
+  const configPath = join(directory, "config.json")
+  const readAs = yield* readConfig(configPath)
+  const generationConfig = yield* readConfig(join(directory, "generation_config.json")).pipe(
+    Effect.catch((error) => (error.reason === "Missing" ? Effect.undefined : Effect.fail(error)))
+  )
+  const described = yield* Effect.fromResult(Config.decoder(readAs, configPath))
+  const file = yield* Safetensors.readSharded(directory)
+
+  const { extras, tensors } = underParameterNames(file.tensors, described, Config.prefix(readAs))
+  const named = new Map(tensors)
+  const embedding = named.get(described.headWeight)
+  const head = named.get(headName)
+  let config = readAs
+  if (described.headWeight !== headName && head !== undefined) {
+    if (embedding === undefined) named.set(described.headWeight, head)
+    else if (!sameBits(embedding, head)) {
+      yield* Effect.logWarning(
+        `${directory}: config.json ties ${headName} to ${described.headWeight}, but they differ; they are not tied`
+      )
+      config = { ...readAs, tie_word_embeddings: false }
+    }
+  }
+  const decoder = config === readAs ? described : yield* Effect.fromResult(Config.decoder(config, configPath))
+
+  const unexpected = extras.keys().next()
+  if (options.extras !== "keep" && unexpected.done !== true) {
+    return yield* new PretrainedError({
+      path: directory,
+      reason: "ExtraTensor",
+      tensor: unexpected.value,
+      detail: `${extras.size} tensor${extras.size > 1 ? "s" : ""} of the file ${extras.size > 1 ? "are" : "is"} not part of \
+the ${decoder.modelType} model that config.json describes; load with extras: "keep" to keep other heads`
+    })
+  }
+  const weights = yield* Effect.fromResult(gather(named, decoder, directory))
+  yield* Effect.fromResult(firstNonFinite(weights, directory))
+  const kept = new Map([...extras].map(([name, tensor]) => [name, Safetensors.toFloat32(tensor)] as const))
+  yield* Effect.fromResult(firstNonFinite(kept, directory))
+  return {
+    name: directory,
+    config,
+    decoder,
+    weights,
+    ...(generationConfig === undefined ? {} : { generationConfig }),
+    ...(kept.size === 0 ? {} : { extras: kept })
+  }
 })
+
+/**
+ * Loads a model directory with its tokenizer; otherwise as {@link loadWeights}.
+ *
+ * **Details**
+ *
+ * Fails with `TokenizerError` when there is no usable tokenizer, and with `Vocabulary` when it has ids for which the
+ * embedding has no row.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const load: (
+  directory: string,
+  options?: LoadOptions
+) => Effect.Effect<
+  Pretrained,
+  PretrainedError | Safetensors.SafetensorsError | Tokenizer.TokenizerError,
+  FileSystem.FileSystem | Path.Path
+> = Effect.fn("Pretrained.load")(function* (directory, options) {
+  const model = yield* loadWeights(directory, options)
+  const tokenizer = yield* Tokenizer.load(directory)
+  if (tokenizer.vocabSize > model.decoder.vocabSize) {
+    return yield* new PretrainedError({
+      path: directory,
+      reason: "Vocabulary",
+      detail:
+        `the tokenizer has ${tokenizer.vocabSize} ids, but the model's embedding only ${model.decoder.vocabSize} rows; ` +
+        "they do not belong together"
+    })
+  }
+  return { ...model, tokenizer }
+})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Saving
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * Something whose weights live elsewhere, such as a policy being trained, and that can be read out as a model.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Snapshot<E = never, R = never> {
+  readonly snapshot: Effect.Effect<PretrainedWeights, E, R>
+}
+
+/**
+ * How to save a model.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface SaveOptions {
+  /** Element type of `model.safetensors`; `float32` by default. */
+  readonly dtype?: "float32" | "float16" | "bfloat16" | undefined
+  /** Whether to write `onnx/model.onnx` as well, always `float32`; true by default. */
+  readonly onnx?: boolean | undefined
+}
+
+const writeError =
+  (path: string) =>
+  (cause: unknown): PretrainedError =>
+    new PretrainedError({ path, reason: "Write", detail: `cannot write: ${AtomicFile.explain(cause)}`, cause })
+
+const writing = <A>(path: string, run: () => Promise<A>): Effect.Effect<A, PretrainedError> =>
+  Effect.tryPromise({ try: run, catch: writeError(path) })
+
+const narrow = (tensor: Tensor.Tensor<"float32">, dtype: NonNullable<SaveOptions["dtype"]>): Tensor.Tensor =>
+  dtype === "float32" ? tensor : Tensor.make(dtype, Safetensors.fromFloat32(tensor.data, dtype), tensor.shape)
+
+/** The configuration with the element type of the file; newer versions of transformers call the field `dtype`. */
+const withDtype = (config: Config.Config, dtype: string): Config.Config => {
+  const fields = ["dtype", "torch_dtype"].filter((field) => field in config)
+  if (fields.length === 0 && dtype === "float32") return config // what its absence means
+  return { ...config, ...Object.fromEntries((fields.length > 0 ? fields : ["torch_dtype"]).map((f) => [f, dtype])) }
+}
+
+/** What `transformers` writes where a model has no settings of its own: the special tokens. */
+const generationDefaults = ({ config, tokenizer }: PretrainedWeights): Config.Config => {
+  const ids = {
+    bos_token_id: config["bos_token_id"] ?? tokenizer?.bosId,
+    eos_token_id: config["eos_token_id"] ?? tokenizer?.eosId,
+    pad_token_id: config["pad_token_id"] ?? tokenizer?.padId
+  }
+  return {
+    _from_model_config: true,
+    ...Object.fromEntries(Object.entries(ids).filter(([, id]) => id !== undefined && id !== null))
+  }
+}
+
+// JSON.stringify writes 1.0 as 1, and transformers warns about a whole number where it expects a fraction.
+const wholeFraction = /^( *"(?:attention_dropout|factor|high_freq_factor|low_freq_factor|rope_theta)": -?\d+)(?=,?$)/gm
+
+const json = (value: unknown): Uint8Array =>
+  new TextEncoder().encode(`${JSON.stringify(value, null, 2).replace(wholeFraction, "$1.0")}\n`)
+
+let serial = 0
+
+/** Writes every file of the model into a fresh directory, flushed to the disk. `target` is for messages. */
+const writeFiles = Effect.fnUntraced(function* (
+  model: PretrainedWeights,
+  tensors: ReadonlyMap<string, Tensor.Tensor>,
+  directory: string,
+  target: string,
+  { dtype = "float32", onnx = true }: SaveOptions
+) {
+  const write = (name: string, chunks: ReadonlyArray<Uint8Array>) =>
+    writing(join(target, name), () => AtomicFile.writeSynced(join(directory, name), chunks))
+  yield* write("model.safetensors", Safetensors.encode(tensors, { format: "pt" }))
+  let config = withDtype(model.config, dtype)
+  if (onnx) {
+    yield* writing(join(target, "onnx"), () => mkdir(join(directory, "onnx")))
+    yield* OnnxExport.write(model, join(directory, "onnx", "model.onnx")).pipe(
+      Effect.mapError(({ cause, reason }) =>
+        cause === undefined
+          ? new PretrainedError({ path: join(target, "onnx/model.onnx"), reason: "Write", detail: reason })
+          : writeError(join(target, "onnx/model.onnx"))(cause)
+      )
+    )
+    const files = yield* writing(target, () => readdir(join(directory, "onnx")))
+    config = withExternalData(config, files.includes("model.onnx_data"))
+  }
+  for (const [name, bytes] of model.tokenizer?.files ?? []) yield* write(name, [bytes])
+  yield* write("generation_config.json", [json(model.generationConfig ?? generationDefaults(model))])
+  yield* write("config.json", [json(config)])
+})
+
+/** Tells transformers.js whether the weights of the graph lie in a file of their own. */
+const withExternalData = (config: Config.Config, external: boolean): Config.Config => {
+  const { "transformers.js_config": settings, ...rest } = config
+  const { use_external_data_format: _, ...others } = { ...(settings as Config.Config | undefined) }
+  const kept = external ? { ...others, use_external_data_format: { "model.onnx": true } } : others
+  return Object.keys(kept).length === 0 ? rest : { ...rest, "transformers.js_config": kept }
+}
+
+const exists = (path: string) =>
+  Effect.promise(() =>
+    stat(path).then(
+      () => true,
+      () => false
+    )
+  )
+
+/** Names of all files below a directory, those of subdirectories as `onnx/model.onnx`. */
+const filesOf = (directory: string): Promise<ReadonlyArray<string>> =>
+  readdir(directory, { recursive: true, withFileTypes: true }).then((entries) =>
+    entries.filter((entry) => entry.isFile()).map(({ name, parentPath }) => join(parentPath, name).slice(directory.length + 1))
+  )
+
+/** Puts the finished files in place: all at once where there is no directory yet, else one by one. */
+const publish = async (from: string, to: string): Promise<void> => {
+  const there = await stat(to).catch(() => undefined)
+  if (there === undefined) {
+    await rename(from, to)
+  } else {
+    // The configuration comes last: without it, what a crash leaves in an empty directory is no model yet.
+    const files = [...(await filesOf(from))].sort((a, b) => Number(a === "config.json") - Number(b === "config.json"))
+    const real = await realpath(to)
+    for (const name of files) {
+      await mkdir(dirname(join(real, name)), { recursive: true })
+      await rename(join(from, name), join(real, name))
+    }
+    await AtomicFile.syncDirectory(real)
+  }
+  await AtomicFile.syncDirectory(dirname(to))
+}
+
+/**
+ * Saves a model, or a snapshot of a policy, in the Hugging Face layout, with `onnx/model.onnx` beside it.
+ *
+ * **Details**
+ *
+ * `config.json` keeps every field that was read, with the element type brought up to date; tokenizer files are written
+ * byte for byte; the names of the tensors are those that `transformers` expects. `load` of the result gives the same bits
+ * when `dtype` is `float32`.
+ *
+ * All files are first written in full to a temporary directory beside the target. A new directory then appears at once; in
+ * one that exists the files are replaced one by one, and files of other names stay. Fails with `Write` (no permission, disk
+ * full) or `NonFinite` (a weight is `NaN`, or too large for `float16`), and then leaves what was there before.
+ *
+ * **Gotchas**
+ *
+ * With `onnx: false` the directory must not hold an `onnx/model.onnx`, which would no longer belong to the weights.
+ *
+ * @category encoding
+ * @since 0.1.0
+ */
+export const save = <E = never, R = never>(
+  source: PretrainedWeights | Snapshot<E, R>,
+  directory: string,
+  options: SaveOptions = {}
+): Effect.Effect<void, PretrainedError | E, R> =>
+  Effect.gen(function* () {
+    const model = "snapshot" in source ? yield* source.snapshot : source
+    const target = resolvePath(directory)
+    if (options.onnx === false && (yield* exists(join(target, "onnx/model.onnx")))) {
+      return yield* new PretrainedError({
+        path: join(directory, "onnx/model.onnx"),
+        reason: "Write",
+        detail: "was made from other weights than the ones to be saved; remove it first, or save with onnx: true"
+      })
+    }
+    const tensors = new Map<string, Tensor.Tensor>()
+    for (const [name, tensor] of [...model.weights, ...(model.extras ?? [])]) {
+      tensors.set(name, narrow(tensor, options.dtype ?? "float32"))
+    }
+    yield* Effect.fromResult(firstNonFinite(tensors, directory))
+    yield* Effect.acquireUseRelease(
+      writing(directory, async () => {
+        const temporary = join(dirname(target), `.${basename(target)}.${process.pid}-${serial++}.tmp`)
+        await mkdir(dirname(target), { recursive: true })
+        await mkdir(temporary)
+        return temporary
+      }),
+      (temporary) =>
+        writeFiles(model, tensors, temporary, directory, options).pipe(
+          Effect.andThen(Effect.uninterruptible(writing(directory, () => publish(temporary, target))))
+        ),
+      (temporary) => Effect.promise(() => rm(temporary, { recursive: true, force: true }).catch(() => undefined))
+    )
+  }).pipe(Effect.withSpan("Pretrained.save"))

@@ -1,0 +1,209 @@
+/**
+ * `config.json` of a Hugging Face model: which architecture it names, and whether it is one that is computed here exactly
+ * as it was trained.
+ *
+ * @since 0.1.0
+ */
+import { Result, Schema, SchemaIssue } from "effect"
+import type { Decoder } from "../nn/Decoder.ts"
+import * as Gpt2 from "../nn/Gpt2.ts"
+import * as Llama from "../nn/Llama.ts"
+import { PretrainedError } from "./PretrainedError.ts"
+
+/**
+ * The whole file as it was read, so that saving keeps what is not used here.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Config = Readonly<Record<string, unknown>>
+
+type Failure = { readonly field: string; readonly detail: string }
+
+interface Architecture {
+  /** What `transformers` takes a field to be when the file leaves it out. */
+  readonly defaults: Config
+  readonly make: (config: Config) => Result.Result<Decoder, Failure>
+  /** Prefix of the names in a checkpoint with a head; a bare model is saved without it. */
+  readonly prefix: string
+}
+
+const formatIssue = SchemaIssue.makeFormatterStandardSchemaV1()
+
+const decoding =
+  <A>(schema: Schema.Codec<A, unknown>, make: (config: A) => Decoder) =>
+  (config: Config): Result.Result<Decoder, Failure> =>
+    Schema.decodeUnknownResult(schema)(config).pipe(
+      Result.mapError((error): Failure => {
+        const { message, path } = formatIssue(error.issue).issues[0]!
+        const keys = (path ?? []).map((part) => (typeof part === "object" ? part.key : part))
+        const value = keys.reduce<unknown>((at, key) => (at as Config | undefined)?.[String(key)], config)
+        return {
+          field: keys.map(String).join("."),
+          detail:
+            value === undefined
+              ? "is missing"
+              : `${JSON.stringify(value)} is not supported: ${message.replace(/, (got|actual) .*$/, "")}`
+        }
+      }),
+      Result.map(make)
+    )
+
+const gpt2: Architecture = {
+  defaults: {},
+  prefix: "transformer.",
+  make: decoding(Gpt2.Gpt2Config, Gpt2.make)
+}
+
+const llamaShaped = (defaults: Config): Architecture => ({
+  defaults,
+  prefix: "model.",
+  make: (config) => {
+    const fail = (field: string, detail: string) => Result.fail<Failure>({ field, detail })
+    const window = slidingWindow(config)
+    if (window !== undefined) return fail(window.field, window.detail)
+    for (const field of ["rope_parameters", "rope_scaling"]) {
+      const detail = missingRope(config[field])
+      if (detail !== undefined) return fail(field, detail)
+    }
+    const partial = config["partial_rotary_factor"]
+    if (partial !== undefined && partial !== 1) {
+      return fail("partial_rotary_factor", `${JSON.stringify(partial)} is not supported: rotary positions turn whole heads`)
+    }
+    return decoding(Llama.LlamaConfig, Llama.make)(config)
+  }
+})
+
+// Defaults of the configuration classes of transformers 5, where they differ from those of the schema.
+const architectures: Readonly<Record<string, Architecture>> = {
+  gpt2,
+  llama: llamaShaped({}),
+  mistral: llamaShaped({ num_key_value_heads: 8, max_position_embeddings: 131072, sliding_window: 4096 }),
+  qwen2: llamaShaped({ num_key_value_heads: 32, max_position_embeddings: 32768 }),
+  qwen3: llamaShaped({ num_key_value_heads: 32, max_position_embeddings: 32768, head_dim: 128 })
+}
+
+/**
+ * Values of `model_type` that can be loaded.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const modelTypes: ReadonlyArray<string> = Object.keys(architectures)
+
+/** A window at least as long as the context hides nothing; a shorter one would change the model's answers. */
+const slidingWindow = (config: Config): Failure | undefined => {
+  const layers = config["layer_types"]
+  const context = config["max_position_embeddings"] ?? 2048
+  const window = config["sliding_window"]
+  const harmless = typeof window === "number" && typeof context === "number" && window >= context
+  if (Array.isArray(layers) && !harmless) {
+    const other = layers.find((type) => type !== "full_attention")
+    if (other !== undefined) {
+      return { field: "layer_types", detail: `${JSON.stringify(other)} is not supported: only full_attention is` }
+    }
+  }
+  // Qwen names a window and a switch, Mistral a window alone.
+  if (config["model_type"] !== "mistral" || window === undefined || harmless) return undefined
+  return {
+    field: "sliding_window",
+    detail:
+      `${JSON.stringify(window)} is not supported: attention here sees all ${JSON.stringify(context)} positions of the ` +
+      "context; use a model with \"sliding_window\": null"
+  }
+}
+
+const ropeNeeds: Readonly<Record<string, ReadonlyArray<string>>> = {
+  default: [],
+  linear: ["factor"],
+  llama3: ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
+}
+
+const missingRope = (parameters: unknown): string | undefined => {
+  if (typeof parameters !== "object" || parameters === null) return undefined
+  const settings = parameters as Config
+  const kind = settings["rope_type"] ?? settings["type"] ?? "default"
+  const needs = typeof kind === "string" && Object.hasOwn(ropeNeeds, kind) ? ropeNeeds[kind] : undefined
+  if (needs === undefined) {
+    return `rotary positions of type ${JSON.stringify(kind)} are not supported: ${Object.keys(ropeNeeds).join(", ")} are`
+  }
+  const missing = needs.find((name) => typeof settings[name] !== "number")
+  return missing === undefined ? undefined : `type "${kind}" needs the number ${missing}`
+}
+
+/** `null` means "not set" to `transformers`, as leaving the field out does to the schemas. */
+const withoutNulls = (config: Config): Config =>
+  Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null))
+
+const unevenHeads = ({ headDim, heads, kvHeads, modelType, width }: Decoder): Failure | undefined => {
+  if (!Number.isInteger(headDim)) {
+    const field = modelType === "gpt2" ? "n_head" : "num_attention_heads"
+    return { field, detail: `${heads} heads do not divide the width ${width}` }
+  }
+  if (heads % kvHeads !== 0) {
+    return { field: "num_key_value_heads", detail: `${kvHeads} key heads do not divide ${heads} query heads` }
+  }
+  return modelType !== "gpt2" && headDim % 2 !== 0
+    ? { field: "head_dim", detail: `${headDim} is odd: rotary positions turn pairs of features` }
+    : undefined
+}
+
+/**
+ * Reads the text of a `config.json`. Fails with `ConfigNotJson`.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const parse = (text: string, path = "config.json"): Result.Result<Config, PretrainedError> =>
+  Schema.decodeUnknownResult(Schema.fromJsonString(Schema.Record(Schema.String, Schema.Unknown)))(text).pipe(
+    Result.mapError(() => new PretrainedError({ path, reason: "ConfigNotJson", detail: "is not a JSON object" }))
+  )
+
+/**
+ * The decoder that a configuration describes.
+ *
+ * **Details**
+ *
+ * Fields that are left out have the defaults of `transformers` 5. Fails with `UnknownModelType`, and with `ConfigField`
+ * naming the field where one is missing or asks for a computation that is not implemented (a sliding window that is
+ * shorter than the context, other rotary scalings, quantised weights): such a model is refused, never approximated.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const decoder = (config: Config, path = "config.json"): Result.Result<Decoder, PretrainedError> => {
+  const modelType = config["model_type"]
+  const architecture = architectureOf(config)
+  if (architecture === undefined) {
+    const detail =
+      modelType === undefined
+        ? `model_type is missing; it must be one of ${modelTypes.join(", ")}`
+        : `model_type ${JSON.stringify(modelType)} is not one of ${modelTypes.join(", ")}`
+    return Result.fail(new PretrainedError({ path, reason: "UnknownModelType", field: "model_type", detail }))
+  }
+  const refuse = ({ detail, field }: Failure) => new PretrainedError({ path, reason: "ConfigField", field, detail })
+  if ((config["quantization_config"] ?? undefined) !== undefined) {
+    const detail = "quantised checkpoints are not supported; take the one with float weights"
+    return Result.fail(refuse({ field: "quantization_config", detail }))
+  }
+  return architecture.make(withoutNulls({ ...architecture.defaults, ...config })).pipe(
+    Result.flatMap((decoder) => {
+      const failure = unevenHeads(decoder)
+      return failure === undefined ? Result.succeed(decoder) : Result.fail(failure)
+    }),
+    Result.mapError(refuse)
+  )
+}
+
+const architectureOf = (config: Config): Architecture | undefined => {
+  const modelType = config["model_type"]
+  return typeof modelType === "string" && Object.hasOwn(architectures, modelType) ? architectures[modelType] : undefined
+}
+
+/**
+ * The prefix of parameter names in a checkpoint with a head (`transformer.` in GPT-2), which files of a bare model lack.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const prefix = (config: Config): string => architectureOf(config)?.prefix ?? ""
