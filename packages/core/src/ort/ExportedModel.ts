@@ -4,6 +4,7 @@
  *
  * @since 0.1.0
  */
+import { closeSync, fstatSync, openSync, readSync } from "node:fs"
 import { Effect, FileSystem, Path, Result, Schema, type Scope } from "effect"
 import { ModelError } from "../Policy.ts"
 import * as Tensor from "../Tensor.ts"
@@ -49,8 +50,8 @@ export interface ExportedModel {
   readonly name: string
   readonly config: typeof Config.Type
   readonly tokenizer: Tokenizer.Tokenizer
-  /** Compiles the graph; released when the scope closes. */
-  readonly compile: (keep: ReadonlyArray<string>) => Effect.Effect<Device.Session, ModelError, Scope.Scope>
+  /** Compiles the graph; released when the scope closes. `keep` chooses the outputs that stay on the device. */
+  readonly compile: (keep: (output: string) => boolean) => Effect.Effect<Device.Session, ModelError, Scope.Scope>
 }
 
 /**
@@ -149,9 +150,81 @@ export const open: (
     tokenizer,
     // a path, not bytes: large exports keep their weights in files beside the graph
     compile: (keep) =>
-      device.compile({ path: found }, { name: found, keep }).pipe(Effect.mapError(runtimeError(found, "load")))
+      outputNames(found).pipe(
+        Effect.flatMap((names) => device.compile({ path: found }, { name: found, keep: names.filter(keep) })),
+        Effect.mapError(runtimeError(found, "load"))
+      )
   }
 })
+
+/**
+ * Reads the names of a graph's outputs from its file, without loading it: a session must know when it is compiled which
+ * outputs will stay on the device. Empty when the file is not an ONNX file; compiling it then says why.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const outputNames = (path: string): Effect.Effect<ReadonlyArray<string>> =>
+  Effect.acquireUseRelease(
+    Effect.try(() => openSync(path, "r")),
+    (file) => Effect.try(() => scanOutputs(file)),
+    (file) => Effect.sync(() => closeSync(file))
+  ).pipe(Effect.orElseSucceed((): ReadonlyArray<string> => []))
+
+// Walks protobuf fields and skips their contents, of which weights are nearly all:
+// ModelProto { graph = 7 }, GraphProto { output = 12 }, ValueInfoProto { name = 1 }.
+const scanOutputs = (file: number): ReadonlyArray<string> => {
+  const size = fstatSync(file).size
+  const window = new Uint8Array(1 << 16)
+  let windowStart = 0
+  let windowEnd = 0
+  const byteAt = (position: number): number => {
+    if (position < windowStart || position >= windowEnd) {
+      windowStart = position
+      windowEnd = position + readSync(file, window, 0, window.length, position)
+      if (windowEnd === windowStart) throw new RangeError("the file ends too early")
+    }
+    return window[position - windowStart]!
+  }
+  let position = 0
+  const varint = (): number => {
+    let value = 0
+    for (let scale = 1; ; scale *= 128) {
+      const byte = byteAt(position++)
+      value += (byte & 127) * scale
+      if (byte < 128) return value
+    }
+  }
+  /** Calls `enter` at the contents of each length-delimited field; other fields are skipped. */
+  const fields = (end: number, enter: (field: number, end: number) => void): void => {
+    if (end > size) throw new RangeError("the file ends too early")
+    while (position < end) {
+      const tag = varint()
+      const wire = tag % 8
+      if (wire === 0) varint()
+      else if (wire === 1) position += 8
+      else if (wire === 5) position += 4
+      else if (wire === 2) {
+        const contentsEnd = varint() + position
+        enter(Math.floor(tag / 8), contentsEnd)
+        position = contentsEnd
+      } else throw new RangeError("not a protobuf file")
+    }
+  }
+  const names: Array<string> = []
+  fields(size, (field, graphEnd) => {
+    if (field !== 7) return
+    fields(graphEnd, (field, outputEnd) => {
+      if (field !== 12) return
+      fields(outputEnd, (field, nameEnd) => {
+        if (field !== 1) return
+        const name = Uint8Array.from({ length: nameEnd - position }, (_, i) => byteAt(position + i))
+        names.push(new TextDecoder().decode(name))
+      })
+    })
+  })
+  return names
+}
 
 /**
  * Says that the ids of a tokenizer do not fit a model, or nothing when they do.

@@ -161,7 +161,7 @@ export const load: (
 > = Effect.fn("OnnxEmbedding.load")(function* (source, options) {
   const model = yield* ExportedModel.open(source)
   const { config, name, tokenizer } = model
-  const session = yield* model.compile([])
+  const session = yield* model.compile(() => false)
   const { hidden, inputs } = yield* Effect.fromResult(signature(name, session))
   yield* Effect.fromResult(ExportedModel.checkVocabulary(model, config.vocab_size ?? undefined))
   const contextLength = options?.contextLength ?? config.max_position_embeddings ?? Number.POSITIVE_INFINITY

@@ -180,9 +180,8 @@ const groupBy = <A>(values: ReadonlyArray<A>, key: (value: A) => number): Readon
  *
  * **Gotchas**
  *
- * The graph is compiled twice, first to learn its outputs and then to keep its cache on the device. `logprobs` of a
- * greedy completion are 0: its distribution is certain. A completion cut at a stop string keeps the tokens that lie
- * before the string as a whole, while its text ends exactly there.
+ * `logprobs` of a greedy completion are 0: its distribution is certain. A completion cut at a stop string keeps the tokens
+ * that lie before the string as a whole, while its text ends exactly there.
  *
  * **Example** (Asking a model for its likeliest answer)
  *
@@ -212,9 +211,8 @@ export const load: (
   const model = yield* ExportedModel.open(source)
   const { config, name, tokenizer } = model
 
-  const found = yield* Effect.scoped(
-    model.compile([]).pipe(Effect.flatMap((graph) => Effect.fromResult(signature(name, graph, config))))
-  )
+  const session = yield* model.compile((output) => cacheKey(output) !== undefined)
+  const found = yield* Effect.fromResult(signature(name, session, config))
   const columns = found.logits.shape.at(-1)
   const vocabSize = yield* Effect.fromResult(
     ExportedModel.checkVocabulary(
@@ -222,7 +220,6 @@ export const load: (
       typeof columns === "number" && columns > 0 ? columns : (config.vocab_size ?? undefined)
     )
   )
-  const session = yield* model.compile(found.cache.map(({ output }) => output))
   const contextLength =
     options?.contextLength ??
     config.max_position_embeddings ??
