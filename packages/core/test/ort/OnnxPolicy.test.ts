@@ -292,7 +292,7 @@ describe("OnnxPolicy", () => {
         const names = ["logits", "present.0.key", "present.0.value", "present.1.key", "present.1.value"]
         assert.deepStrictEqual(yield* ExportedModel.outputNames(path), names)
         const bytes = readFileSync(path)
-        writeFileSync(path, bytes.subarray(0, bytes.length / 2))
+        writeFileSync(path, bytes.subarray(0, -60))
         assert.deepStrictEqual(yield* ExportedModel.outputNames(path), [])
         assert.match(yield* message(OnnxPolicy.load(directory)), /model\.onnx/)
       })
