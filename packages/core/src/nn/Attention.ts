@@ -80,6 +80,12 @@ export const causalBias = (g: Graph, time: Dim): Value => {
  * @since 0.1.0
  */
 export const attention = (g: Graph, q: Value, k: Value, v: Value, bias: Value | null): Value => {
+  const { backward, output } = weigh(g, q, k, v, bias)
+  return GraphOf.derive(g, output, [q, k, v], backward)
+}
+
+// The forward fragment, and the gradients of q, k and v for a gradient of its output.
+const weigh = (g: Graph, q: Value, k: Value, v: Value, bias: Value | null) => {
   const [batch, kvHeads, groups, time, headDim] = q.shape as readonly [Dim, number, number, Dim, number]
   const span = k.shape[2]!
   const stacked: Dim = typeof time === "number" ? groups * time : groups === 1 ? time : `${groups}*${time}`
@@ -92,7 +98,7 @@ export const attention = (g: Graph, q: Value, k: Value, v: Value, bias: Value | 
   const weights = Op.Softmax(g, bias === null ? scores : Op.Add(g, scores, bias))
   const p = Op.Reshape(g, weights, [batch, kvHeads, stacked, span])
   const mixed = Op.MatMul(g, p, v)
-  return GraphOf.derive(g, unstack(mixed), [q, k, v], (dy) => {
+  const backward = (dy: Value): readonly [dq: Value, dk: Value, dv: Value] => {
     const dO = stack(dy)
     const rowSum = Op.ReduceSum(g, Op.Mul(g, dO, mixed), [-1])
     const dS = Op.Mul(g, p, Op.Sub(g, Op.MatMul(g, dO, flip(v)), rowSum))
@@ -101,6 +107,55 @@ export const attention = (g: Graph, q: Value, k: Value, v: Value, bias: Value | 
       Op.MatMul(g, flip(dS), queries),
       Op.MatMul(g, flip(p), dO)
     ]
+  }
+  return { output: unstack(mixed), backward }
+}
+
+/**
+ * {@link attention} of whole causal sequences (`S = T`) with the queries cut into `blocks` along time, each of which meets
+ * only the keys up to its own end: `(blocks - 1) / (2 blocks)` of the `[T, T]` work is not done at all.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const blockwise = (g: Graph, q: Value, k: Value, v: Value, bias: Value, blocks: number): Value => {
+  const time = q.shape[3]!
+  const size = GraphOf.dim(g, time)
+  const zero = GraphOf.ints(g, [0])
+  // Bounds round up, so that the first block of a short sequence is not empty.
+  const bound = (i: number) => {
+    const rounded = Op.Add(g, Op.Mul(g, size, GraphOf.ints(g, [i])), GraphOf.ints(g, [blocks - 1]))
+    return i === blocks ? size : Op.Div(g, rounded, GraphOf.ints(g, [blocks]))
+  }
+  const bounds = Array.from({ length: blocks + 1 }, (_, i) => i === 0 ? zero : bound(i))
+  const parts = Array.from({ length: blocks }, (_, i) => {
+    const [start, end] = [bounds[i]!, bounds[i + 1]!]
+    const [own, seen]: readonly [Dim, Dim] = [`${time}:${i}/${blocks}`, i === blocks - 1 ? time : `${time}:0..${i}/${blocks}`]
+    const keys = (x: Value) => i === blocks - 1 ? x : Op.Slice(g, x, zero, end, 2, seen)
+    const cut = (x: Value) => Op.Slice(g, x, start, end, 3, own)
+    const rows = Op.Slice(g, bias, start, end, 0, own)
+    return { cut, end, ...weigh(g, cut(q), keys(k), keys(v), i === blocks - 1 ? rows : Op.Slice(g, rows, zero, end, 1, seen)) }
+  })
+  const output = Op.Concat(g, parts.map((part) => part.output), 3, time)
+  return GraphOf.derive(g, output, [q, k, v], (dy) => {
+    const gradients = parts.map((part) => part.backward(part.cut(dy)))
+    const lengthened = (dx: Value, end: Value): Value => {
+      const [batch, kvHeads, , headDim] = k.shape as readonly [Dim, number, Dim, number]
+      const rest = Op.Concat(g, [
+        GraphOf.dim(g, batch),
+        GraphOf.ints(g, [kvHeads]),
+        Op.Sub(g, size, end),
+        GraphOf.ints(g, [headDim])
+      ], 0)
+      const [padding] = GraphOf.append(g, "Expand", [GraphOf.scalar(g, 0), rest], [
+        { dtype: "float32", shape: [batch, kvHeads, `${dx.name}/rest`, headDim] }
+      ])
+      return Op.Concat(g, [dx, padding!], 2, time)
+    }
+    const total = (which: 1 | 2) =>
+      gradients.map((dxs, i) => i === blocks - 1 ? dxs[which] : lengthened(dxs[which], parts[i]!.end))
+        .reduce((a, b) => Op.Add(g, a, b))
+    return [Op.Concat(g, gradients.map(([dq]) => dq), 3, time), total(1), total(2)]
   })
 }
 
@@ -131,10 +186,12 @@ export const causal = (
     readonly batch: Dim
     readonly time: Dim
     readonly visible?: Value | undefined
+    /** Parts that the queries are cut into, see {@link blockwise}; default 1. Not together with `visible`. */
+    readonly blocks?: number | undefined
     readonly onKeys?: (layer: number, k: Value, v: Value) => void
   }
 ): Attend => {
-  const { batch, onKeys, time, visible } = layout
+  const { batch, blocks = 1, onKeys, time, visible } = layout
   let bias = causalBias(g, time)
   if (visible !== undefined) {
     const padding = Op.Mul(g, Op.Sub(g, visible, GraphOf.scalar(g, 1)), GraphOf.scalar(g, -hidden))
@@ -145,6 +202,9 @@ export const causal = (
     const values = splitKeys(g, v, batch, time, kvHeads, headDim)
     onKeys?.(layer, keys, values)
     const queries = splitHeads(g, scaled(g, q, headDim), batch, time, kvHeads, headDim)
-    return joinHeads(g, attention(g, queries, keys, values, bias), q.shape[0]!)
+    const mixed = blocks > 1 && visible === undefined
+      ? blockwise(g, queries, keys, values, bias, blocks)
+      : attention(g, queries, keys, values, bias)
+    return joinHeads(g, mixed, q.shape[0]!)
   }
 }

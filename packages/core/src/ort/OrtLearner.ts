@@ -109,10 +109,13 @@ export const trainStep = <F extends Fields, M extends string>(
   }
 }
 
+// Two blocks skip a quarter of the [T, T] work; more skip little more and cost nodes.
+const attentionBlocks = 2
+
 // Hidden states `[B * T, D]` of right-padded tokens `[B, T]`.
 const hiddenStates = (g: Graph, decoder: Decoder, weights: (name: string) => Value, tokens: Value): Value => {
   const positions = Op.Expand(g, Op.Reshape(g, Op.Range(g, "T"), [1, "T"]), ["B", "T"])
-  const attend = Attention.causal(g, decoder, { batch: "B", time: "T" })
+  const attend = Attention.causal(g, decoder, { batch: "B", time: "T", blocks: attentionBlocks })
   return decoder.forward(g, weights, Op.Reshape(g, tokens, ["M"]), Op.Reshape(g, positions, ["M"]), attend)
 }
 
