@@ -8,6 +8,7 @@
  * @since 0.1.0
  */
 import type { Graph, Value } from "../onnx/Graph.ts"
+import type { Angles } from "./Rope.ts"
 
 /**
  * One trainable tensor, by its Hugging Face name.
@@ -71,6 +72,18 @@ export interface Decoder extends HeadSizes {
   readonly parameters: ReadonlyArray<Parameter>
   /** Name of the matrix `[V, D]` that turns hidden states into logits. */
   readonly headWeight: string
-  /** Final hidden states `[M, D]`, after the last norm, of `tokens` `[M]` at `positions` `[M]` (both `int64`). */
-  readonly forward: (g: Graph, weights: Weights, tokens: Value, positions: Value, attend: Attend) => Value
+  /** Rotary angles of tokens at `positions` `[M]`, where the architecture has them. */
+  readonly angles?: ((g: Graph, positions: Value) => Angles) | undefined
+  /**
+   * Final hidden states `[M, D]`, after the last norm, of `tokens` `[M]` at `positions` `[M]` (both `int64`). A loop that
+   * knows the positions of its steps in advance computes `angles` once and passes them.
+   */
+  readonly forward: (
+    g: Graph,
+    weights: Weights,
+    tokens: Value,
+    positions: Value,
+    attend: Attend,
+    angles?: Angles
+  ) => Value
 }

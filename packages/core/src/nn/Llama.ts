@@ -139,8 +139,9 @@ export const make = (config: LlamaConfig): Decoder => {
       { name: "model.norm.weight", shape: [width], decay: false },
       ...(tied ? [] : [{ name: headWeight, shape: [vocabSize, width], decay: true }])
     ],
-    forward: (g, weights, tokens, positions, attend) => {
-      const angles = Rope.angles(g, positions, perPosition)
+    angles: (g, positions) => Rope.angles(g, positions, perPosition),
+    forward: (g, weights, tokens, positions, attend, known) => {
+      const angles = known ?? Rope.angles(g, positions, perPosition)
       const rows = tokens.shape[0]!
       let x = Op.Gather(g, weights("model.embed_tokens.weight"), tokens)
       for (let i = 0; i < layers; i++) {

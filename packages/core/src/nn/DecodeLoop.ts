@@ -1,0 +1,406 @@
+/**
+ * Decoding as one graph: many tokens per run, with the model, the sampling and the cache of keys and values inside.
+ *
+ * The cache has two parts. The prefix is frozen while a chunk of steps runs: the body of the loop reads it from outside, so
+ * nothing copies it. The keys and values of the chunk itself are carried from step to step and grow by concatenation; at
+ * the end of the chunk they are joined to the prefix. A loop over chunks surrounds the loop over steps, so a run may be as
+ * long as the caller likes, and how steps are divided into runs does not change a single bit of the result.
+ *
+ * It stands in `nn` and not in `onnx` because its body is a decoder's forward pass.
+ *
+ * @since 0.1.0
+ */
+import type { Dim, Graph, Value } from "../onnx/Graph.ts"
+import * as GraphOf from "../onnx/Graph.ts"
+import * as Op from "../onnx/Op.ts"
+import * as Sampling from "../onnx/Sampling.ts"
+import * as Attention from "./Attention.ts"
+import type { Attend, Decoder } from "./Decoder.ts"
+import * as Heads from "./Heads.ts"
+
+/**
+ * What a decoding graph contains. `chunk`: steps between two merges of the cache. `stops`: whether rows may end at stop
+ * tokens; the run ends early when all have.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DecodeLoop {
+  readonly decoder: Decoder
+  readonly processors: Sampling.Processors
+  readonly stops: boolean
+  readonly chunk: number
+}
+
+/**
+ * Names of the resident cache of a layer, as inputs of {@link resume}; the outputs carry {@link next} of them.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const cacheNames = (decoder: Decoder): ReadonlyArray<string> =>
+  Array.from({ length: decoder.layers }, (_, i) => [`past:${i}:key`, `past:${i}:value`]).flat()
+
+/**
+ * Name of the output that replaces the input `name`.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const next = (name: string): string => `next:${name}`
+
+interface Cache {
+  readonly keys: ReadonlyArray<Value>
+  readonly values: ReadonlyArray<Value>
+}
+
+const flat = ({ keys, values }: Cache): ReadonlyArray<Value> => keys.flatMap((key, i) => [key, values[i]!])
+
+const unflat = (tensors: ReadonlyArray<Value>): Cache => ({
+  keys: tensors.filter((_, i) => i % 2 === 0),
+  values: tensors.filter((_, i) => i % 2 === 1)
+})
+
+interface Inputs {
+  readonly steps: Value
+  readonly token: Value
+  readonly position: Value
+  readonly lengths: Value
+  readonly stops: { readonly done: Value; readonly tokens: Value } | null
+  readonly noise: { readonly first: Value; readonly second: Value; readonly cuts: Sampling.Cuts } | null
+  readonly settings: Partial<Sampling.Settings>
+  readonly previous: Value | null
+}
+
+const declare = (g: Graph, { decoder, processors, stops }: DecodeLoop): Inputs => {
+  for (const { name, shape } of decoder.parameters) GraphOf.input(g, name, "float32", shape)
+  return {
+    steps: GraphOf.input(g, "steps", "int64", []),
+    token: GraphOf.input(g, "token", "int64", ["B"]),
+    position: GraphOf.input(g, "position", "int64", ["B"]),
+    lengths: GraphOf.input(g, "lengths", "int64", ["B"]),
+    stops: stops
+      ? {
+        done: GraphOf.input(g, "done", "bool", ["B", 1]),
+        tokens: GraphOf.input(g, "stopTokens", "int64", [1, "stops"])
+      }
+      : null,
+    noise: processors.greedy
+      ? null
+      : {
+        first: GraphOf.input(g, "noise:first", "float32", ["steps", "B", 1]),
+        second: GraphOf.input(g, "noise:second", "float32", ["steps", "B", 1, 1]),
+        cuts: Sampling.cuts(g, "B", decoder.vocabSize)
+      },
+    settings: Sampling.declare(g, processors),
+    previous: processors.repetitionPenalty ? GraphOf.input(g, "previous", "int64", ["B", "S"]) : null
+  }
+}
+
+// State of a loop in the order in which it is carried.
+interface State {
+  readonly token: Value
+  readonly done: ReadonlyArray<Value>
+  readonly previous: ReadonlyArray<Value>
+  readonly cache: Cache
+}
+
+const flatState = ({ cache, done, previous, token }: State): ReadonlyArray<Value> => [
+  token,
+  ...done,
+  ...previous,
+  ...flat(cache)
+]
+
+const unflatState = (like: State, values: ReadonlyArray<Value>): State => {
+  const previous = 1 + like.done.length
+  const cache = previous + like.previous.length
+  return {
+    token: values[0]!,
+    done: values.slice(1, previous),
+    previous: values.slice(previous, cache),
+    cache: unflat(values.slice(cache))
+  }
+}
+
+// The state as inputs of a body, tensors that grow under dimensions of their own.
+const carry = (body: Graph, state: State, past: Dim): State => {
+  const input = (value: Value, shape: ReadonlyArray<Dim>) =>
+    GraphOf.input(body, `${body.name}/${value.name}`, value.dtype, shape)
+  const grown = (value: Value, i: number) =>
+    GraphOf.input(body, `${body.name}/cache:${i}`, "float32", [value.shape[0]!, value.shape[1]!, past, value.shape[3]!])
+  // Declared in the order of `flatState`.
+  return {
+    token: input(state.token, state.token.shape),
+    done: state.done.map((value) => input(value, value.shape)),
+    previous: state.previous.map((value) => input(value, [value.shape[0]!, `${body.name}/S`])),
+    cache: unflat(flat(state.cache).map(grown))
+  }
+}
+
+// Declares a result of a body. Unlike `Graph.output` it adds no node where the value may be named as it is.
+const result = (body: Graph, value: Value): void => {
+  const own = body.values.has(value.name) && !body.inputs.includes(value) && !body.outputs.includes(value)
+  body.outputs.push(own ? value : Op.Identity(body, value))
+}
+
+// Whether any row goes on.
+const unfinished = (g: Graph, done: Value): Value => Op.Not(g, Op.ReduceMin(g, done, [0, 1], false))
+
+// What a chunk knows before its first step: rows of these tables belong to steps.
+interface Tables {
+  readonly positions: Value
+  readonly angles: { readonly cos: Value; readonly sin: Value; readonly rows: Value } | null
+  readonly noise: { readonly first: Value; readonly second: Value } | null
+  /** Lengths of the two parts of the cache, `[c, 2]`. */
+  readonly spans: Value
+  /** `[B, 1, 1, P]`, added to the scores of the prefix. */
+  readonly bias: Value
+}
+
+const tables = (
+  g: Graph,
+  { chunk, decoder }: DecodeLoop,
+  inputs: Inputs,
+  iteration: Value,
+  width: Value,
+  prefix: Cache
+): Tables & { readonly steps: Value } => {
+  const base = Op.Mul(g, iteration, GraphOf.int(g, chunk))
+  const steps = Op.Min(g, Op.Sub(g, inputs.steps, base), GraphOf.int(g, chunk))
+  const [start, count] = [Op.Reshape(g, base, [1]), Op.Reshape(g, steps, [1])]
+  const all = GraphOf.ints(g, Array.from({ length: chunk }, (_, i) => i))
+  const offsets = Op.Reshape(g, Op.Slice(g, all, GraphOf.ints(g, [0]), count, 0, "c"), ["c", 1])
+  const last = GraphOf.ints(g, [decoder.contextLength - 1])
+  // Rows that have reached the end of the context run on until the run ends; nobody reads what they write.
+  const positions = Op.Min(g, Op.Add(g, Op.Reshape(g, inputs.position, [1, "B"]), Op.Add(g, offsets, base)), last)
+  const rotary = decoder.angles?.(g, Op.Reshape(g, positions, ["c*B"]))
+  const noiseOf = (noise: Value) => Op.Slice(g, noise, start, Op.Add(g, start, count), 0, "c")
+
+  const past = prefix.keys[0]!.shape[2]!
+  const columns = Op.Reshape(g, Op.Range(g, past), [1, past])
+  const visible = Op.Or(
+    g,
+    Op.Less(g, columns, Op.Reshape(g, inputs.lengths, ["B", 1])),
+    Op.GreaterOrEqual(g, columns, width)
+  )
+  const bias = Op.Where(g, visible, GraphOf.scalar(g, 0), GraphOf.scalar(g, Attention.hidden))
+  const pastLength = Op.Expand(g, Op.Reshape(g, GraphOf.dim(g, past), [1, 1]), ["c", 1])
+  return {
+    steps,
+    positions,
+    angles: rotary === undefined ? null : { ...rotary, rows: Op.Reshape(g, rotary.rows, ["c", "B", 1]) },
+    noise: inputs.noise === null
+      ? null
+      : { first: noiseOf(inputs.noise.first), second: noiseOf(inputs.noise.second) },
+    spans: Op.Concat(g, [pastLength, Op.Add(g, offsets, GraphOf.ints(g, [1]))], 1),
+    bias: Op.Reshape(g, bias, ["B", 1, 1, past])
+  }
+}
+
+/**
+ * One new token per row, `M = B`: it attends to the frozen prefix and to the tokens of the chunk, itself included.
+ *
+ * **Details**
+ *
+ * `q` `[B, H * Dh]` splits into `[B, KV, G, Dh]` without a transpose, since time is 1. `spans` `[2]` are the lengths of the
+ * two parts. `grown` receives the keys and values of the chunk with the new token's appended.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const attendToCache = (
+  g: Graph,
+  { headDim, heads, kvHeads }: Decoder,
+  parts: { readonly prefix: Cache; readonly bias: Value; readonly recent: Cache; readonly spans: Value },
+  grown: (layer: number, keys: Value, values: Value) => void
+): Attend => {
+  const { bias, prefix, recent, spans } = parts
+  const alpha = 1 / Math.sqrt(headDim)
+  const far = bias.shape[3]!
+  const near = `${recent.keys[0]!.shape[2]!}+1`
+  const append = (past: Value, own: Value) =>
+    Op.Concat(g, [past, Op.Reshape(g, own, [own.shape[0]!, kvHeads, 1, headDim])], 2, near)
+  return (layer, q, k, v) => {
+    const keys = append(recent.keys[layer]!, k)
+    const values = append(recent.values[layer]!, v)
+    grown(layer, keys, values)
+    const queries = Op.Reshape(g, q, [q.shape[0]!, kvHeads, heads / kvHeads, headDim])
+    const farScores = Op.Add(g, Op.FusedMatMul(g, queries, prefix.keys[layer]!, { transB: true, alpha }), bias)
+    const nearScores = Op.FusedMatMul(g, queries, keys, { transB: true, alpha })
+    const weights = Op.Softmax(g, Op.Concat(g, [farScores, nearScores], 3))
+    const [farWeights, nearWeights] = Op.SplitAt(g, weights, spans, [far, near], 3)
+    const mixed = Op.Add(g, Op.MatMul(g, farWeights!, prefix.values[layer]!), Op.MatMul(g, nearWeights!, values))
+    return Op.Reshape(g, mixed, q.shape)
+  }
+}
+
+// One step: token in, next token and its log-probs out.
+const stepBody = (
+  outer: Graph,
+  { decoder }: DecodeLoop,
+  inputs: Inputs,
+  { angles, bias, noise, positions, spans }: Tables,
+  prefix: Cache,
+  like: State
+): Graph => {
+  const g = GraphOf.make(`${outer.name}.step`, outer)
+  const iteration = GraphOf.input(g, `${g.name}/iteration`, "int64", [])
+  const condition = GraphOf.input(g, `${g.name}/condition`, "bool", [])
+  const state = carry(g, like, "r")
+  const now = (table: Value) => Op.Gather(g, table, iteration)
+  const weights = (name: string) => GraphOf.value(g, name)
+
+  const keys: Array<Value> = []
+  const values: Array<Value> = []
+  const attend = attendToCache(g, decoder, { prefix, bias, recent: state.cache, spans: now(spans) }, (_, k, v) => {
+    keys.push(k)
+    values.push(v)
+  })
+  const rotary = angles === null ? undefined : { ...angles, rows: now(angles.rows) }
+  const hidden = decoder.forward(g, weights, state.token, now(positions), attend, rotary)
+  const logits = Heads.logits(g, hidden, weights(decoder.headWeight))
+  const drawn = Sampling.next(
+    g,
+    logits,
+    inputs.settings,
+    noise === null ? null : { first: now(noise.first), second: now(noise.second), cuts: inputs.noise!.cuts },
+    state.previous[0]
+  )
+  const token = Op.Reshape(g, drawn.token, state.token.shape)
+  const done = state.done.map((before) => {
+    const hits = Op.Equal(g, drawn.token, inputs.stops!.tokens)
+    return Op.Or(g, before, Op.ReduceMax(g, hits, [1]))
+  })
+  const previous = state.previous.map((before) => Op.Concat(g, [before, drawn.token], 1))
+  result(g, done[0] === undefined ? condition : unfinished(g, done[0]))
+  for (const value of flatState({ token, done, previous, cache: { keys, values } })) result(g, value)
+  result(g, token)
+  result(g, drawn.untempered)
+  if (drawn.logprob !== null) result(g, drawn.logprob)
+  return GraphOf.prune(g)
+}
+
+// One chunk: the steps, then the merge of their keys and values into the prefix.
+const chunkBody = (
+  top: Graph,
+  loop: DecodeLoop,
+  inputs: Inputs,
+  width: Value,
+  empty: Value,
+  like: State,
+  records: ReadonlyArray<Value>
+): Graph => {
+  const g = GraphOf.make(`${top.name}.chunk`, top)
+  const iteration = GraphOf.input(g, `${g.name}/iteration`, "int64", [])
+  const condition = GraphOf.input(g, `${g.name}/condition`, "bool", [])
+  const state = carry(g, like, "P")
+  const past = records.map(({ dtype, shape }, i) =>
+    GraphOf.input(g, `${g.name}/record:${i}`, dtype, ["n", ...shape.slice(1)])
+  )
+  const known = tables(g, loop, inputs, iteration, width, state.cache)
+  const start: State = {
+    ...state,
+    cache: { keys: state.cache.keys.map(() => empty), values: state.cache.values.map(() => empty) }
+  }
+  const body = stepBody(g, loop, inputs, known, state.cache, start)
+  const carried = flatState(start)
+  const results = Op.Loop(g, known.steps, carried, body, { scans: "taken", condition })
+  const after = unflatState(start, results)
+  const join = (a: Value, b: Value) => Op.Concat(g, [a, b], 2, "P+taken")
+  result(g, after.done[0] === undefined ? condition : unfinished(g, after.done[0]))
+  const merged: State = {
+    ...after,
+    cache: {
+      keys: state.cache.keys.map((value, i) => join(value, after.cache.keys[i]!)),
+      values: state.cache.values.map((value, i) => join(value, after.cache.values[i]!))
+    }
+  }
+  for (const value of flatState(merged)) result(g, value)
+  past.forEach((record, i) => result(g, Op.Concat(g, [record, results[carried.length + i]!], 0)))
+  return GraphOf.prune(g)
+}
+
+const run = (g: Graph, loop: DecodeLoop, inputs: Inputs, prefix: Cache, width: Value): Graph => {
+  const { decoder: { headDim, kvHeads }, chunk, processors } = loop
+  const empty = Op.ConstantOfShape(g, ["B", kvHeads, 0, headDim])
+  const noLogprobs = Op.ConstantOfShape(g, [0, "B", 1])
+  const noTokens = Op.Cast(g, Op.ConstantOfShape(g, [0, "B"]), "int64")
+  const computed = Sampling.drawnLogprob(processors) === "computed"
+  const records = [noTokens, noLogprobs, ...(computed ? [noLogprobs] : [])]
+  const state: State = {
+    token: inputs.token,
+    done: inputs.stops === null ? [] : [inputs.stops.done],
+    previous: inputs.previous === null ? [] : [inputs.previous],
+    cache: prefix
+  }
+  const body = chunkBody(g, loop, inputs, width, empty, state, records)
+  const trips = Op.Div(g, Op.Add(g, inputs.steps, GraphOf.int(g, chunk - 1)), GraphOf.int(g, chunk))
+  const carried = [...flatState(state), ...records]
+  const results = Op.Loop(g, trips, carried, body)
+  const after = unflatState(state, results.slice(0, carried.length - records.length))
+  const [tokens, untempered, logprobs] = results.slice(-records.length)
+  GraphOf.output(g, "tokens", tokens!)
+  GraphOf.output(g, "untempered", untempered!)
+  if (logprobs !== undefined) GraphOf.output(g, "logprobs", logprobs)
+  flat(after.cache).forEach((value, i) => GraphOf.output(g, next(cacheNames(loop.decoder)[i]!), value))
+  return GraphOf.prune(g)
+}
+
+/**
+ * Reads prompts and draws the first tokens after them.
+ *
+ * **Details**
+ *
+ * Inputs: the parameters by name; `prompts` `[B, T]`, every token of a prompt but its last, padded on the right to at least
+ * one column; `lengths` `[B]`, how many of them are real; `token` `[B]`, the last token; `position` `[B]`, where it stands
+ * (`lengths`); `steps`, how many tokens to draw; the settings of {@link Sampling.declare}; and, depending on the loop,
+ *
+ *     noise:first  [steps, B, 1]       noise:second  [steps, B, 1, 1]     unless greedy
+ *     done         [B, 1]              stopTokens    [1, stops]           with stops
+ *     previous     [B, S]              tokens that the repetition penalty counts, a row's own repeated as padding
+ *
+ * Outputs: `tokens` `[n, B]`, `untempered` and, where {@link Sampling.drawnLogprob} is `computed`, `logprobs` `[n, B, 1]`,
+ * where `n < steps` when all rows ended; {@link next} of the {@link cacheNames}, `[B, KV, T + n, Dh]`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const start = (name: string, loop: DecodeLoop): Graph => {
+  const { decoder } = loop
+  const g = GraphOf.make(name)
+  const inputs = declare(g, loop)
+  const prompts = GraphOf.input(g, "prompts", "int64", ["B", "T"])
+  const positions = Op.Expand(g, Op.Reshape(g, Op.Range(g, "T"), [1, "T"]), ["B", "T"])
+  const keys: Array<Value> = []
+  const values: Array<Value> = []
+  const attend = Attention.causal(g, decoder, {
+    batch: "B",
+    time: "T",
+    onKeys: (_, k, v) => {
+      keys.push(k)
+      values.push(v)
+    }
+  })
+  const weights = (parameter: string) => GraphOf.value(g, parameter)
+  decoder.forward(g, weights, Op.Reshape(g, prompts, ["M"]), Op.Reshape(g, positions, ["M"]), attend)
+  return run(g, loop, inputs, { keys, values }, GraphOf.dim(g, "T"))
+}
+
+/**
+ * Draws more tokens after a run. Inputs as {@link start} without `prompts`, and the {@link cacheNames} and `width` `[1]`,
+ * the number of columns that `prompts` had; `token` and `position` are those of the last token drawn.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const resume = (name: string, loop: DecodeLoop): Graph => {
+  const { decoder } = loop
+  const g = GraphOf.make(name)
+  const inputs = declare(g, loop)
+  const width = GraphOf.input(g, "width", "int64", [1])
+  const prefix = cacheNames(decoder).map((cached) =>
+    GraphOf.input(g, cached, "float32", ["B", decoder.kvHeads, "P", decoder.headDim])
+  )
+  return run(g, loop, inputs, unflat(prefix), width)
+}

@@ -1,0 +1,388 @@
+/**
+ * Draws completions from a decoder on ONNX Runtime: prompts in batches of similar length, many tokens per run.
+ *
+ * @since 0.1.0
+ */
+import { Duration, Effect, Option, Schema, Scope, Semaphore, Stream } from "effect"
+import { xoroshiro128plusFromState } from "pure-rand/generator/xoroshiro128plus"
+import type { RandomGenerator } from "pure-rand/types/RandomGenerator"
+import * as Completion from "../Completion.ts"
+import * as DecodeLoop from "../nn/DecodeLoop.ts"
+import type { Decoder } from "../nn/Decoder.ts"
+import * as Model from "../onnx/Model.ts"
+import * as Sampling from "../onnx/Sampling.ts"
+import { ModelError } from "../Policy.ts"
+import type { Prompt } from "../Prompt.ts"
+import { type Finished, SampleOptions, type SampleOptionsInput, type SamplerShape } from "../Sampler.ts"
+import * as Tensor from "../Tensor.ts"
+import type { Tokenizer } from "../Tokenizer.ts"
+import * as Tokens from "../Tokens.ts"
+import * as Device from "./Device.ts"
+
+/**
+ * What a sampler draws from. `parameters` is read before every run, so that weights which were just updated are used from
+ * the next run on.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Source {
+  readonly name: string
+  readonly decoder: Decoder
+  readonly tokenizer: Tokenizer
+  readonly parameters: Effect.Effect<ReadonlyMap<string, Device.DeviceTensor>>
+}
+
+/**
+ * How decoding is divided. `chunk`: steps between two merges of the cache; the results depend on it in the last bits of
+ * the log-probs. `stepsPerRun`: steps of one run, rounded up to whole chunks, without influence on the results; by default
+ * as many as are thought to take a quarter of a second.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly chunk?: number | undefined
+  readonly stepsPerRun?: number | undefined
+}
+
+// Best where both kinds of copies are: of the chunk's keys in every step, and of the whole cache at the end of a chunk.
+const defaultChunk = 16
+
+const secondsPerRun = 0.25
+
+// Where nothing has been measured yet: what a slow core does, so that the first run is short.
+const assumedFlopsPerSecond = 1e10
+
+const avalanche = (x: number): number => {
+  let h = x | 0
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b)
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35)
+  return h ^ (h >>> 16)
+}
+
+/**
+ * The stream of a row: its draw number `t` depends on `seed`, `place` and `t` alone.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const rowStream = (seed: number, place: number): RandomGenerator => {
+  // The generator starts slowly from states that are alike, so each word of the state is hashed from everything.
+  let h = 0x9e3779b9
+  const words = [seed | 0, Math.floor(seed / 2 ** 32) | 0, place | 0]
+  const state = Array.from({ length: 4 }, () => {
+    for (const word of words) h = avalanche(Math.imul(h, 31) + word + 0x6d2b79f5)
+    return h
+  })
+  return xoroshiro128plusFromState(state)
+}
+
+/** Uniform in `[2^-24, 1 - 2^-24]`: the middle of one of `2^23` cells, exact in `float32`. */
+const uniform = (stream: RandomGenerator): number => ((stream.next() >>> 9) + 0.5) * 2 ** -23
+
+interface Row {
+  readonly index: number
+  readonly prompt: Int32Array
+  /** Most tokens that it may draw. */
+  readonly limit: number
+  readonly stream: RandomGenerator
+  readonly tokens: Array<number>
+  readonly logprobs: Array<number>
+  readonly untempered: Array<number>
+  finished: Completion.Completion | undefined
+}
+
+interface Plan {
+  readonly options: SampleOptions
+  readonly loop: DecodeLoop.DecodeLoop
+  readonly stopTokens: ReadonlyArray<number>
+  readonly batches: ReadonlyArray<ReadonlyArray<Row>>
+}
+
+// One batch; `cache` is what it holds on the device between two runs.
+interface Batch {
+  readonly rows: ReadonlyArray<Row>
+  cache: Readonly<Record<string, Device.DeviceTensor>> | null
+  drawn: number
+}
+
+const processorsOf = (options: SampleOptions, vocabSize: number): Sampling.Processors => {
+  const greedy = options.temperature === 0
+  return {
+    greedy,
+    repetitionPenalty: options.repetitionPenalty !== 1,
+    temperature: !greedy && options.temperature !== 1,
+    topK: !greedy && options.topK > 0 && options.topK < vocabSize,
+    topP: !greedy && options.topP < 1
+  }
+}
+
+/** The shortest number of tokens whose text reaches `length` characters. */
+const tokensUntil = (tokenizer: Tokenizer, tokens: ReadonlyArray<number>, length: number): number => {
+  let count = tokens.length
+  while (count > 0 && tokenizer.decode(tokens.slice(0, count - 1)).length >= length) count--
+  return count
+}
+
+// Where the first stop string starts in the text, or undefined.
+const stopStringAt = (text: string, stopStrings: ReadonlyArray<string>): number | undefined => {
+  const places = stopStrings.map((stop) => text.indexOf(stop)).filter((place) => place >= 0)
+  return places.length === 0 ? undefined : Math.min(...places)
+}
+
+const complete = (
+  row: Row,
+  count: number,
+  text: string,
+  finishReason: Completion.FinishReason,
+  logprobs: ReadonlyArray<number>
+): Completion.Completion =>
+  Completion.make({
+    tokens: Int32Array.from(row.tokens.slice(0, count)),
+    logprobs: Float32Array.from(logprobs.slice(0, count)),
+    untemperedLogprobs: Float32Array.from(row.untempered.slice(0, count)),
+    text,
+    finishReason
+  })
+
+/**
+ * Makes a sampler. Its graphs are compiled on first use and released when the scope closes.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = Effect.fn("OrtSampler.make")(function*(
+  source: Source,
+  settings: Options = {}
+): Effect.fn.Return<SamplerShape, never, Device.Device | Scope.Scope> {
+  const device = yield* Device.Device
+  const scope = yield* Scope.Scope
+  const compiling = yield* Semaphore.make(1)
+  const { decoder, name: model, tokenizer } = source
+  const { contextLength, vocabSize } = decoder
+  const chunk = settings.chunk ?? defaultChunk
+  const sessions = new Map<string, Device.Session>()
+  // Seconds per step of each batch size, as last measured.
+  const pace = new Map<number, number>()
+
+  const failure = (message: string, cause?: unknown) =>
+    new ModelError({ model, operation: "sample", message, ...(cause === undefined ? {} : { cause }) })
+
+  const session = (kind: "start" | "resume", loop: DecodeLoop.DecodeLoop) =>
+    compiling.withPermit(Effect.suspend(() => {
+      const key = JSON.stringify([kind, loop.processors, loop.stops])
+      const known = sessions.get(key)
+      if (known !== undefined) return Effect.succeed(known)
+      const graph = DecodeLoop[kind](`${kind}-decoding`, loop)
+      return device.compile(Model.encode(graph), {
+        name: `${model}: ${graph.name}`,
+        keep: DecodeLoop.cacheNames(decoder).map(DecodeLoop.next)
+      }).pipe(
+        Scope.provide(scope),
+        Effect.tap((compiled) => Effect.sync(() => sessions.set(key, compiled))),
+        Effect.mapError((error) => failure(error.message, error))
+      )
+    }))
+
+  const tokensOf = (prompt: string | Prompt): Int32Array =>
+    typeof prompt === "string" ? tokenizer.encode(prompt) : prompt.tokens
+
+  const plan = Effect.fnUntraced(function*(
+    prompts: ReadonlyArray<string | Prompt>,
+    input: SampleOptionsInput
+  ): Effect.fn.Return<Plan, ModelError> {
+    const options = yield* Schema.decodeUnknownEffect(SampleOptions)(input).pipe(
+      Effect.mapError((error) => failure(`sampling options: ${error.message}`, error))
+    )
+    const { batchSize, maxNewTokens, rowSeeds, seed } = options
+    if (rowSeeds !== undefined && rowSeeds.length !== prompts.length) {
+      return yield* failure(`rowSeeds has ${rowSeeds.length} seeds for ${prompts.length} prompts; give one for each`)
+    }
+    const rows: Array<Row> = []
+    for (const [index, content] of prompts.entries()) {
+      const prompt = tokensOf(content)
+      const bad = prompt.find((id) => id < 0 || id >= vocabSize)
+      if (prompt.length === 0) return yield* failure(`prompt ${index} is empty; it needs at least one token`)
+      if (bad !== undefined) {
+        return yield* failure(`prompt ${index} has the token ${bad}, but the model's vocabulary ends at ${vocabSize - 1}`)
+      }
+      if (prompt.length >= contextLength) {
+        return yield* failure(
+          `prompt ${index} has ${prompt.length} tokens; the model's context is ${contextLength}, so a prompt may have ` +
+            `at most ${contextLength - 1}: shorten it`
+        )
+      }
+      rows.push({
+        index,
+        prompt,
+        limit: Math.min(maxNewTokens, contextLength - prompt.length),
+        stream: rowSeeds === undefined ? rowStream(seed, index) : rowStream(rowSeeds[index]!, 0),
+        tokens: [],
+        logprobs: [],
+        untempered: [],
+        finished: undefined
+      })
+    }
+    const sorted = rows.toSorted((a, b) => a.prompt.length - b.prompt.length)
+    const stopTokens = options.stopTokens ?? (tokenizer.eosId === undefined ? [] : [tokenizer.eosId])
+    return {
+      options,
+      stopTokens,
+      loop: { decoder, processors: processorsOf(options, vocabSize), stops: stopTokens.length > 0, chunk },
+      batches: Array.from({ length: Math.ceil(sorted.length / batchSize) }, (_, i) =>
+        sorted.slice(i * batchSize, (i + 1) * batchSize)
+      )
+    }
+  })
+
+  const stepsOf = ({ options }: Plan, batchSize: number): number => {
+    let steps = settings.stepsPerRun
+    if (steps === undefined) {
+      const parameters = decoder.parameters.reduce((total, { shape }) => total + Tensor.size(shape), 0)
+      const perStep = pace.get(batchSize) ?? (2 * parameters * batchSize) / assumedFlopsPerSecond
+      // A stop string is seen only between runs.
+      steps = options.stopStrings.length > 0 ? chunk : secondsPerRun / perStep
+    }
+    return Math.max(1, Math.ceil(steps / chunk)) * chunk
+  }
+
+  const feedsOf = (plan: Plan, batch: Batch, steps: number): Record<string, Device.Feed> => {
+    const { loop, options, stopTokens } = plan
+    const { cache, rows } = batch
+    const B = rows.length
+    const int64 = (values: ReadonlyArray<number>, shape: ReadonlyArray<number>) => Tensor.int64(values, shape)
+    const feeds: Record<string, Device.Feed> = {
+      steps: int64([steps], []),
+      lengths: int64(rows.map(({ prompt }) => prompt.length - 1), [B]),
+      position: int64(rows.map(({ prompt, tokens }) => prompt.length - 1 + tokens.length), [B]),
+      token: int64(rows.map(({ prompt, tokens }) => tokens.at(-1) ?? prompt.at(-1)!), [B])
+    }
+    const width = Math.max(1, ...rows.map(({ prompt }) => prompt.length - 1))
+    if (cache === null) {
+      const heads = rows.map(({ prompt }) => prompt.subarray(0, -1))
+      feeds.prompts = Tokens.pad(heads, { padId: 0, side: "right", length: width }).tokens
+    } else {
+      feeds.width = int64([width], [1])
+      Object.assign(feeds, cache)
+    }
+    if (loop.stops) {
+      feeds.done = Tensor.make("bool", Uint8Array.from(rows, (row) => +(row.finished !== undefined)), [B, 1])
+      feeds.stopTokens = int64(stopTokens, [1, stopTokens.length])
+    }
+    if (!loop.processors.greedy) {
+      const [first, second] = [new Float32Array(steps * B), new Float32Array(steps * B)]
+      rows.forEach(({ stream }, b) => {
+        for (let t = 0; t < steps; t++) {
+          first[t * B + b] = uniform(stream)
+          second[t * B + b] = uniform(stream)
+        }
+      })
+      feeds["noise:first"] = Tensor.float32(first, [steps, B, 1])
+      feeds["noise:second"] = Tensor.float32(second, [steps, B, 1, 1])
+    }
+    if (loop.processors.repetitionPenalty) {
+      const seen = rows.map(({ prompt, tokens }) => [...prompt, ...tokens])
+      const longest = Math.max(...seen.map((ids) => ids.length))
+      feeds.previous = int64(seen.flatMap((ids) => Array.from({ length: longest }, (_, i) => ids[i] ?? ids[0]!)), [B, longest])
+    }
+    if (loop.processors.temperature) feeds.temperature = Tensor.scalar(options.temperature)
+    if (loop.processors.topK) feeds.topK = int64([options.topK], [1])
+    if (loop.processors.topP) feeds.topP = Tensor.scalar(options.topP)
+    if (loop.processors.repetitionPenalty) feeds.repetitionPenalty = Tensor.scalar(options.repetitionPenalty)
+    return feeds
+  }
+
+  // Takes a row's new tokens, and ends it where it stops.
+  const settle = ({ loop, options, stopTokens }: Plan, row: Row): void => {
+    const kind = Sampling.drawnLogprob(loop.processors)
+    const logprobs = kind === "model" ? row.untempered : kind === "zero" ? row.tokens.map(() => 0) : row.logprobs
+    const { tokens } = row
+    const stop = tokens.findIndex((id) => stopTokens.includes(id))
+    const end = Math.min(stop < 0 ? tokens.length : stop + 1, row.limit)
+    const ended = stop >= 0 && stop < row.limit
+    const over = ended || tokens.length >= row.limit
+    if (!over && options.stopStrings.length === 0) return
+    const text = tokenizer.decode(tokens.slice(0, end))
+    const cut = stopStringAt(text, options.stopStrings)
+    if (cut !== undefined) {
+      row.finished = complete(row, tokensUntil(tokenizer, tokens.slice(0, end), cut), text.slice(0, cut), "stop", logprobs)
+    } else if (over) {
+      row.finished = complete(row, end, text, ended ? "stop" : "length", logprobs)
+    }
+  }
+
+  const record = (batch: Batch, outputs: Device.Outputs): void => {
+    const B = batch.rows.length
+    const tokens = Device.tensor(outputs, "tokens", "int64").data
+    const untempered = Device.tensor(outputs, "untempered", "float32").data
+    const logprobs = "logprobs" in outputs.tensors ? Device.tensor(outputs, "logprobs", "float32").data : untempered
+    batch.rows.forEach((row, b) => {
+      for (let i = b; i < tokens.length; i += B) {
+        row.tokens.push(Number(tokens[i]))
+        row.untempered.push(untempered[i]!)
+        row.logprobs.push(logprobs[i]!)
+      }
+    })
+    batch.drawn += tokens.length / B
+  }
+
+  const keepsCache = (name: string): boolean => name.startsWith("next:")
+
+  // Runs some steps of a batch and returns the rows that ended.
+  const advance = Effect.fnUntraced(function*(plan: Plan, batch: Batch): Effect.fn.Return<ReadonlyArray<Row>, ModelError> {
+    const { rows } = batch
+    const open = rows.filter((row) => row.finished === undefined)
+    const left = Math.max(...open.map(({ limit }) => limit)) - batch.drawn
+    const steps = Math.min(left, stepsOf(plan, rows.length))
+    const compiled = yield* session(batch.cache === null ? "start" : "resume", plan.loop)
+    const names = compiled.outputs.map(({ name }) => name)
+    const feeds = feedsOf(plan, batch, steps)
+    const execute = Effect.flatMap(source.parameters, (parameters) =>
+      compiled.run({ ...Object.fromEntries(parameters), ...feeds }, {
+        // The cache crosses a copy on its way out, so the last run leaves it.
+        fetch: steps < left ? names : names.filter((name) => !keepsCache(name)),
+        release: Object.values(batch.cache ?? {})
+      })
+    )
+    const [duration, outputs] = yield* Effect.uninterruptibleMask((restore) =>
+      Effect.tap(Effect.timed(restore(execute)), ([, { kept }]) =>
+        Effect.sync(() => {
+          batch.cache = Object.fromEntries(Object.entries(kept).map(([name, value]) => [name.slice("next:".length), value]))
+        })
+      )
+    ).pipe(Effect.mapError((error) => failure(error.message, error)))
+    pace.set(rows.length, Duration.toSeconds(duration) / steps)
+    record(batch, outputs)
+    for (const row of open) settle(plan, row)
+    return open.filter((row) => row.finished !== undefined)
+  })
+
+  const drain = (plan: Plan, rows: ReadonlyArray<Row>): Stream.Stream<Finished, ModelError> =>
+    Stream.suspend(() => {
+      const batch: Batch = { rows, cache: null, drawn: 0 }
+      return Stream.paginate(undefined, () =>
+        Effect.map(advance(plan, batch), (ended) =>
+          [
+            ended.map(({ finished, index }) => ({ index, completion: finished! })),
+            rows.every((row) => row.finished !== undefined) ? Option.none() : Option.some(undefined)
+          ] as const
+        )
+      ).pipe(Stream.ensuring(Effect.suspend(() => device.release(Object.values(batch.cache ?? {})))))
+    })
+
+  const stream: SamplerShape["stream"] = (prompts, options) =>
+    Stream.unwrap(
+      Effect.map(plan(prompts, options), (planned) =>
+        Stream.flatMap(Stream.fromIterable(planned.batches), (rows) => drain(planned, rows))
+      )
+    )
+
+  const sample: SamplerShape["sample"] = Effect.fn("OrtSampler.sample")((prompts, options) =>
+    Effect.map(Stream.runCollect(stream(prompts, options)), (finished) =>
+      finished.toSorted((a, b) => a.index - b.index).map(({ completion }) => completion)
+    )
+  )
+
+  return { sample, stream }
+})
