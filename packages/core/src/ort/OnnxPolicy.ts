@@ -149,6 +149,8 @@ export const signature = (
 interface Row {
   readonly index: number
   readonly prompt: ArrayLike<number>
+  /** Most tokens to draw: what was asked for, or what is left of the context. */
+  readonly limit: number
   readonly uniform: () => number
   readonly tokens: Array<number>
   readonly logprobs: Array<number>
@@ -180,7 +182,7 @@ const groupBy = <A>(values: ReadonlyArray<A>, key: (value: A) => number): Readon
  *
  * **Gotchas**
  *
- * `logprobs` of a greedy completion are 0: its distribution is certain. A completion cut at a stop string keeps the tokens
+ * A completion that reaches the end of the context ends there, with reason `length`. `logprobs` of a greedy completion are 0: its distribution is certain. A completion cut at a stop string keeps the tokens
  * that lie before the string as a whole, while its text ends exactly there.
  *
  * **Example** (Asking a model for its likeliest answer)
@@ -309,7 +311,7 @@ export const load: (
       }
     }
     const stopped = text !== undefined || stopTokens.includes(token)
-    if (!stopped && row.tokens.length < settings.maxNewTokens) return Result.succeed(undefined)
+    if (!stopped && row.tokens.length < row.limit) return Result.succeed(undefined)
     row.finished = Completion.make({
       tokens: Int32Array.from(row.tokens.slice(0, kept)),
       logprobs: Float32Array.from(row.logprobs.slice(0, kept)),
@@ -385,17 +387,18 @@ export const load: (
             )
           : content
       if (prompt.tokens.length === 0) return yield* refuse("sample", `prompt ${index} has no tokens; give at least one`)
-      if (prompt.tokens.length + settings.maxNewTokens > contextLength) {
+      if (prompt.tokens.length >= contextLength) {
         return yield* refuse(
           "sample",
-          `prompt ${index} has ${prompt.tokens.length} tokens, and ${settings.maxNewTokens} new ones would exceed its ` +
-            `context of ${contextLength}; shorten the prompt or lower maxNewTokens`
+          `prompt ${index} has ${prompt.tokens.length} tokens; its context is ${contextLength}, so a prompt may have ` +
+            `at most ${contextLength - 1}: shorten it`
         )
       }
       yield* checkIds("sample", prompt.tokens, `prompt ${index}`)
       rows.push({
         index,
         prompt: prompt.tokens,
+        limit: Math.min(settings.maxNewTokens, contextLength - prompt.tokens.length),
         uniform: NextToken.uniforms(seeds?.[index] ?? NextToken.rowSeed(settings.seed, index)),
         tokens: [],
         logprobs: [],
@@ -403,7 +406,13 @@ export const load: (
         finished: undefined
       })
     }
-    for (const group of padded ? [rows] : groupBy(rows, ({ prompt }) => prompt.length)) {
+    // Rows that will reach the end of the context end together, so that no row goes on as padding beyond it.
+    const mixes = ({ limit }: Row) => padded && limit === settings.maxNewTokens
+    const apart = groupBy(
+      rows.filter((row) => !mixes(row)),
+      ({ prompt }) => prompt.length
+    )
+    for (const group of [rows.filter(mixes), ...apart]) {
       for (const batch of chunksOf(group, settings.batchSize)) yield* decode(batch, settings, emit)
     }
   })

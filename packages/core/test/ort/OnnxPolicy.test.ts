@@ -215,6 +215,31 @@ describe("OnnxPolicy", () => {
       })
     )
 
+    it.effect("ends completions at the end of the context, and lets shorter rows go on", () =>
+      Effect.gen(function* () {
+        // GPT-2 has no position 64
+        const loaded = yield* OnnxPolicy.load(join(exported, "gpt2"))
+        const lengths = [4, 60, 30, 60, 61]
+        const prompts = lengths.map((length, i) =>
+          Prompt.make(
+            "",
+            Array.from({ length }, (_, t) => 3 + ((7 * t + i) % 90))
+          )
+        )
+        const all = { maxNewTokens: 20, temperature: 0, stopTokens: [] }
+        const completions = yield* loaded.sample(prompts, all)
+        assert.deepStrictEqual(
+          completions.map(({ tokens }) => tokens.length),
+          [20, 4, 20, 4, 3]
+        )
+        assert.isTrue(completions.every(({ finishReason }) => finishReason === "length"))
+        for (const [i, prompt] of prompts.entries()) {
+          const [alone] = yield* loaded.sample([prompt], all)
+          assert.deepStrictEqual(completions[i]!.tokens, alone!.tokens)
+        }
+      })
+    )
+
     it.effect("splits prompts into batches without changing the answers", () =>
       Effect.gen(function* () {
         const completions = yield* (yield* policy).sample(promptsOf(golden), {
@@ -327,7 +352,7 @@ describe("OnnxPolicy", () => {
           message(policy.sample([Prompt.make("", tokens)], options))
         assert.match(yield* sample([], { maxNewTokens: 1 }), /prompt 0 has no tokens/)
         assert.match(yield* sample([5, 96], { maxNewTokens: 1 }), /prompt 0 has token 96, outside its vocabulary of 96/)
-        assert.match(yield* sample([5, 6], { maxNewTokens: 127 }), /exceed its context of 128/)
+        assert.match(yield* sample(new Array(128).fill(5), { maxNewTokens: 1 }), /128 tokens; its context is 128/)
         assert.match(yield* sample([5], { maxNewTokens: 1, topP: 2 }), /settings are not valid/)
         assert.match(yield* sample([5], { maxNewTokens: 1, rowSeeds: [1, 2] }), /2 rowSeeds for 1 prompts/)
         assert.match(yield* message(policy.logprobs([{ prompt: [], completion: [3] }])), /empty prompt/)
