@@ -1,7 +1,8 @@
 /**
  * The choice of one token from one row of logits, for samplers that decode through JavaScript.
  *
- * Log-probabilities are in nats; a token that cannot be drawn has `-Infinity`. Arithmetic is 64-bit, results are 32-bit.
+ * Log-probabilities are in nats; a token that cannot be drawn has `-Infinity`. Arithmetic is 64-bit, results are
+ * 32-bit.
  *
  * @since 0.1.0
  */
@@ -21,8 +22,8 @@ export type Settings = Pick<SampleOptions, "temperature" | "topK" | "topP" | "re
  *
  * **Details**
  *
- * Shapes: `logits` `[V]`; result `[V]`. `present` are the ids that the repetition penalty counts: prompt and completion so
- * far. Processors apply in the order of Hugging Face's `generate`:
+ * Shapes: `logits` `[V]`; result `[V]`. `present` are the ids that the repetition penalty counts: prompt and completion
+ * so far. Processors apply in the order of Hugging Face's `generate`:
  *
  *     repetition penalty   x_v <- x_v / penalty where x_v > 0, x_v * penalty otherwise, for v in present
  *     temperature          x   <- x / temperature

@@ -12,8 +12,8 @@ import * as Tokenizer from "../Tokenizer.ts"
 import * as Device from "./Device.ts"
 
 /**
- * Where an exported model is: the path of an `.onnx` file, or a directory and, where it holds several graphs, the one to
- * take (`"onnx/model_q4.onnx"` or `"model_q4.onnx"`).
+ * Where an exported model is: the path of an `.onnx` file, or a directory and, where it holds several graphs, the one
+ * to take (`"onnx/model_q4.onnx"` or `"model_q4.onnx"`).
  *
  * @category models
  * @since 0.1.0
@@ -77,13 +77,13 @@ export const runtimeError =
 const isGraph = (path: string): boolean => path.endsWith(".onnx")
 
 /**
- * Finds an exported model and reads what lies beside it. Of a directory without a named file it takes `model.onnx`, then
- * `decoder_model_merged.onnx`, in `onnx/` or beside `config.json`.
+ * Finds an exported model and reads what lies beside it. Of a directory without a named file it takes `model.onnx`,
+ * then `decoder_model_merged.onnx`, in `onnx/` or beside `config.json`.
  *
  * **Gotchas**
  *
- * Fails with `ModelError` when there is no such file (the message lists the graphs that there are) and when `config.json`
- * cannot be read; a missing `config.json` is an empty one.
+ * Fails with `ModelError` when there is no such file (the message lists the graphs that there are) and when
+ * `config.json` cannot be read; a missing `config.json` is an empty one.
  *
  * @category constructors
  * @since 0.1.0

@@ -1,5 +1,6 @@
 /**
- * Embeddings of texts from an ONNX encoder: the mean of the last hidden states over each text's tokens, scaled to length 1.
+ * Embeddings of texts from an ONNX encoder: the mean of the last hidden states over each text's tokens, scaled to
+ * length 1.
  *
  * @since 0.1.0
  */

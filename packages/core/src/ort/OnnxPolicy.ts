@@ -1,10 +1,10 @@
 /**
- * A policy from an ONNX file that any exporter wrote, for sampling and scoring without training: judges, refiners, reward
- * models by likelihood.
+ * A policy from an ONNX file that any exporter wrote, for sampling and scoring without training: judges, refiners,
+ * reward models by likelihood.
  *
- * The file decides how it is run: its inputs and outputs are found by name, with or without a key-value cache, positions
- * or a mask, in float32, float16 or with quantised weights. The cache stays on the device; logits come back, and the
- * token is chosen in JavaScript. A policy that is trained, or sampled by the million, is an `OrtPolicy`.
+ * The file decides how it is run: its inputs and outputs are found by name, with or without a key-value cache,
+ * positions or a mask, in float32, float16 or with quantised weights. The cache stays on the device; logits come back,
+ * and the token is chosen in JavaScript. A policy that is trained, or sampled by the million, is an `OrtPolicy`.
  *
  * @since 0.1.0
  */
@@ -83,8 +83,8 @@ const firstOf = (slots: ReadonlyArray<Device.Slot>, ...names: ReadonlyArray<stri
  *
  * **Details**
  *
- * A cache tensor is `[B, heads, T, width]`, or `[2, B, heads, T, width]` where keys and values share one; sizes that the
- * graph leaves open come from `config.json`.
+ * A cache tensor is `[B, heads, T, width]`, or `[2, B, heads, T, width]` where keys and values share one; sizes that
+ * the graph leaves open come from `config.json`.
  *
  * **Gotchas**
  *
@@ -175,15 +175,16 @@ const groupBy = <A>(values: ReadonlyArray<A>, key: (value: A) => number): Readon
  *
  * **Details**
  *
- * Known inputs: `input_ids`, `attention_mask`, `position_ids`, `num_logits_to_keep`, `use_cache_branch`, and a cache named
- * as by Optimum, transformers.js or ONNX Runtime (`past_key_values.N.key`, `past_key_N`, `past_N`, ...) with the outputs
- * that continue it. Known output: `logits`. Prompts of one batch are padded to the left where the graph takes a mask and
- * positions; otherwise only prompts of equal length share a batch, since a padded row would be another row.
+ * Known inputs: `input_ids`, `attention_mask`, `position_ids`, `num_logits_to_keep`, `use_cache_branch`, and a cache
+ * named as by Optimum, transformers.js or ONNX Runtime (`past_key_values.N.key`, `past_key_N`, `past_N`, ...) with the
+ * outputs that continue it. Known output: `logits`. Prompts of one batch are padded to the left where the graph takes a
+ * mask and positions; otherwise only prompts of equal length share a batch, since a padded row would be another row.
  *
  * **Gotchas**
  *
- * A completion that reaches the end of the context ends there, with reason `length`. `logprobs` of a greedy completion are 0: its distribution is certain. A completion cut at a stop string keeps the tokens
- * that lie before the string as a whole, while its text ends exactly there.
+ * A completion that reaches the end of the context ends there, with reason `length`. `logprobs` of a greedy completion
+ * are 0: its distribution is certain. A completion cut at a stop string keeps the tokens that lie before the string as
+ * a whole, while its text ends exactly there.
  *
  * **Example** (Asking a model for its likeliest answer)
  *
