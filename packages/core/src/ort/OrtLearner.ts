@@ -155,7 +155,12 @@ interface MicroBatch {
   readonly fields: Readonly<Record<string, Array<number>>>
 }
 
-const microBatch = (examples: ReadonlyArray<Example>, total: number, shapes: Fields): MicroBatch => {
+const microBatch = (
+  examples: ReadonlyArray<Example>,
+  total: number,
+  shapes: Fields,
+  step: ReadonlyArray<Example>
+): MicroBatch => {
   const last = (example: Example) => example.weights.findLastIndex((weight) => weight > 0)
   const time = Math.max(1, ...examples.map(last))
   const batch: MicroBatch = {
@@ -174,11 +179,21 @@ const microBatch = (examples: ReadonlyArray<Example>, total: number, shapes: Fie
       batch.weights.push(example.weights[t]! / total)
     }
     for (const name of Object.keys(shapes)) {
-      const given = example.fields[name]!
-      if (typeof given === "number") batch.fields[name]!.push(given)
-      else batch.fields[name]!.push(...given)
+      const given: number | Float32Array = example.fields[name]!
+      batch.fields[name]!.push(...(typeof given === "number" ? [given] : (given as Float32Array)))
     }
   })
+  // ONNX Runtime refuses products over no rows: without a target, one token is predicted that counts nothing. Its
+  // fields are those of a real target, so that no logarithm or quotient of them is worse than usual.
+  if (batch.rows.length === 0) {
+    const real = step.find(({ weights }) => weights.some((weight) => weight > 0))!
+    batch.rows.push(0)
+    batch.targets.push(0)
+    batch.weights.push(0)
+    for (const [name, shape] of Object.entries(shapes)) {
+      if (shape[0] === "N") batch.fields[name]!.push((real.fields[name] as unknown as Float32Array)[0]!)
+    }
+  }
   return batch
 }
 
@@ -191,8 +206,8 @@ const cut = (batch: ReadonlyArray<Example>, parts: number, shapes: Fields): Read
     const from = Math.floor((i * examples.length) / parts)
     const to = Math.floor(((i + 1) * examples.length) / parts)
     return to > from
-      ? microBatch(examples.slice(from, to), total, shapes)
-      : microBatch(examples.slice(0, 1), Infinity, shapes)
+      ? microBatch(examples.slice(from, to), total, shapes, examples)
+      : microBatch(examples.slice(0, 1), Infinity, shapes, examples)
   })
 }
 

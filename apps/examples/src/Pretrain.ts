@@ -1,0 +1,121 @@
+/**
+ * Trains the help desk's base model from nothing, on the mixture of `desk/Corpus`, and measures what it can do.
+ *
+ * @since 0.1.0
+ */
+import { Sft, Tokenizer } from "@attune/core"
+import { Pretrained } from "@attune/core/hub"
+import { Initial, Llama } from "@attune/core/nn"
+import { LearningRate, Optimizer } from "@attune/core/onnx"
+import { OrtLearner, OrtPolicy } from "@attune/core/ort"
+import { Clock, Console, Effect, Option, Schema } from "effect"
+import { Command, Flag } from "effect/cli"
+import { join } from "node:path"
+import * as CommonFlags from "./CommonFlags.ts"
+import * as Corpus from "./desk/Corpus.ts"
+import * as Format from "./desk/Format.ts"
+import * as Evaluate from "./Evaluate.ts"
+import * as Report from "./Report.ts"
+import { versions } from "./Versions.ts"
+
+/**
+ * Shape of the base model: about a million parameters.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const config = {
+  architectures: ["LlamaForCausalLM"],
+  model_type: "llama",
+  vocab_size: 1024,
+  hidden_size: 128,
+  intermediate_size: 384,
+  num_hidden_layers: 4,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  head_dim: 32,
+  max_position_embeddings: 256,
+  rms_norm_eps: 1e-6,
+  rope_theta: 10000,
+  hidden_act: "silu",
+  tie_word_embeddings: true,
+  bos_token_id: 1,
+  eos_token_id: 2,
+  pad_token_id: 0,
+  torch_dtype: "float16"
+} as const
+
+const flags = {
+  ...CommonFlags.flags,
+  steps: Flag.Int("steps").pipe(Flag.withDescription("Optimizer steps. Default 3000"), Flag.withDefault(3000)),
+  batch: Flag.Int("batch").pipe(Flag.withDescription("Documents per step. Default 64"), Flag.withDefault(64)),
+  tokenizer: Flag.String("tokenizer").pipe(
+    Flag.withMetavar("DIR"),
+    Flag.withDescription("Folder with tokenizer.json. Default the shipped one"),
+    Flag.withDefault(Evaluate.deskModel)
+  )
+}
+
+/**
+ * `pnpm example pretrain`.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const command = Command.make(
+  "pretrain",
+  flags,
+  Effect.fn("Pretrain")(function*(chosen) {
+    const started = yield* Clock.currentTimeMillis
+    const out = Option.getOrElse(chosen.out, () => "out/pretrain")
+    const steps = chosen.quick ? 20 : chosen.steps
+    const program = Effect.gen(function*() {
+      const decoder = Llama.make(yield* Schema.decodeUnknownEffect(Llama.LlamaConfig)(config))
+      const tokenizer = yield* Tokenizer.load(chosen.tokenizer)
+      const base: Pretrained.Pretrained = {
+        name: "desk-base",
+        config,
+        decoder,
+        tokenizer,
+        weights: Initial.weights(decoder, chosen.seed)
+      }
+      const end = [tokenizer.eosId!]
+      const examples = Array.from(Corpus.rows({ seed: chosen.seed + 1, n: steps * chosen.batch }), (row) =>
+        // Most of a document is its ticket, which is worth reading but hardly worth learning to write.
+        Sft.example(
+          tokenizer.encode(row.prompt),
+          [...tokenizer.encode(row.completion, { addSpecialTokens: false }), ...end],
+          0.1
+        )
+      )
+      const policy = yield* OrtPolicy.make(base)
+      const rate = LearningRate.warmUp(Math.ceil(steps / 30), LearningRate.cosine(3e-3, steps, 1e-4))
+      const learner = yield* OrtLearner.make({
+        policy,
+        loss: Sft.loss,
+        optimizer: Optimizer.adamW({ learningRate: rate, beta2: 0.98, weightDecay: 0.05, maxGradNorm: 1 }),
+        accumulate: 4
+      })
+      yield* Sft.train(learner, examples, {
+        batchSize: chosen.batch,
+        seed: chosen.seed,
+        directory: out,
+        resume: chosen.resume,
+        checkpointEvery: 250
+      })
+
+      const measurements = yield* Evaluate.desk("base", policy, chosen.seed + 100, chosen.quick ? 20 : 300)
+      yield* Pretrained.save(yield* policy.snapshot, join(out, "model"), { dtype: "float16", onnx: false })
+      const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
+      const path = yield* Report.write(out, { example: "pretrain", measurements, versions, seed: chosen.seed, seconds })
+      for (const line of Report.table(measurements)) yield* Console.log(line)
+      yield* Console.log(`model: ${join(out, "model")}   summary: ${path}`)
+    })
+    yield* CommonFlags.run(program, chosen)
+  })
+).pipe(
+  Command.withDescription(
+    `Trains the help desk's base model on generated text: summaries (mostly bad), refinements, judgements, puzzles. ` +
+      `Documents end with ${Format.endOfText}`
+  )
+)

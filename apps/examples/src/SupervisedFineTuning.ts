@@ -1,0 +1,191 @@
+/**
+ * Supervised fine-tuning, from a model directory and demonstrations to an aligned model directory.
+ *
+ * @since 0.1.0
+ */
+import { Demonstration, JsonLines, Sft } from "@attune/core"
+import { Pretrained } from "@attune/core/hub"
+import { LearningRate, Optimizer } from "@attune/core/onnx"
+import { OrtLearner, OrtPolicy } from "@attune/core/ort"
+import { Clock, Console, Effect, FileSystem, Option } from "effect"
+import { Command, Flag } from "effect/cli"
+import { join } from "node:path"
+import * as CommonFlags from "./CommonFlags.ts"
+import * as Dice from "./desk/Dice.ts"
+import * as Feedback from "./desk/Feedback.ts"
+import * as Format from "./desk/Format.ts"
+import * as Ticket from "./desk/Ticket.ts"
+import * as Evaluate from "./Evaluate.ts"
+import * as Report from "./Report.ts"
+import { versions } from "./Versions.ts"
+
+const flags = {
+  ...CommonFlags.flags,
+  model: Flag.String("model").pipe(
+    Flag.withMetavar("DIR|REPO"),
+    Flag.withDescription("Model directory or Hugging Face repository. Default the shipped help-desk model"),
+    Flag.withDefault(Evaluate.deskModel)
+  ),
+  demonstrations: Flag.String("demonstrations").pipe(
+    Flag.withMetavar("FILE.jsonl"),
+    Flag.withDescription("Prompts with good completions, one JSON object a line. Default generated help-desk ones"),
+    Flag.optional
+  ),
+  text: Flag.String("text").pipe(
+    Flag.withMetavar("FILE.txt"),
+    Flag.withDescription("Plain documents separated by <|endoftext|>, instead of demonstrations"),
+    Flag.optional
+  ),
+  prompts: Flag.String("prompts").pipe(
+    Flag.withMetavar("FILE.txt"),
+    Flag.withDescription("Prompts to sample before and after, one a line. Default taken from the held-out data"),
+    Flag.optional
+  ),
+  rows: Flag.Int("rows").pipe(Flag.withDescription("Most examples to train on. Default 1500"), Flag.withDefault(1500)),
+  epochs: Flag.Int("epochs").pipe(Flag.withDescription("Passes over the examples. Default 1"), Flag.withDefault(1)),
+  batch: Flag.Int("batch").pipe(Flag.withDescription("Examples per step. Default 16"), Flag.withDefault(16)),
+  length: Flag.Int("length").pipe(
+    Flag.withDescription("Longest example in tokens; longer documents of --text are cut. Default 256"),
+    Flag.withDefault(256)
+  ),
+  learningRate: Flag.Finite("learning-rate").pipe(
+    Flag.withDescription("Peak learning rate, falling along a cosine. Default 5e-4"),
+    Flag.withDefault(5e-4)
+  ),
+  maxNewTokens: Flag.Int("max-new-tokens").pipe(
+    Flag.withDescription("Length of the samples that are shown. Default 64"),
+    Flag.withDefault(64)
+  )
+}
+
+// Examples to train on, examples held out, and prompts to show; `tickets` where the labeller can score the answers.
+interface Material {
+  readonly train: ReadonlyArray<Sft.Example>
+  readonly heldOut: ReadonlyArray<Sft.Example>
+  readonly prompts: ReadonlyArray<string>
+  readonly tickets: ReadonlyArray<Ticket.Ticket>
+}
+
+const heldOutShare = 0.05
+
+/**
+ * `pnpm example sft`.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const command = Command.make(
+  "sft",
+  flags,
+  Effect.fn("SupervisedFineTuning")(function*(chosen) {
+    const started = yield* Clock.currentTimeMillis
+    const out = Option.getOrElse(chosen.out, () => "out/sft")
+    const rows = chosen.quick ? Math.min(64, chosen.rows) : chosen.rows
+    const scored = chosen.quick ? 20 : 300
+
+    const splitOff = (examples: ReadonlyArray<Sft.Example>) => {
+      const kept = Math.max(1, Math.ceil(Math.min(rows, examples.length) * heldOutShare))
+      return { train: examples.slice(kept, kept + rows), heldOut: examples.slice(0, kept) }
+    }
+
+    const fromText = Effect.fn(function*(file: string, base: Pretrained.Pretrained) {
+      const fs = yield* FileSystem.FileSystem
+      const documents = (yield* fs.readFileString(file)).split("<|endoftext|>").map((text) => text.trim()).filter(
+        (text) => text !== ""
+      )
+      const longest = Math.min(chosen.length, base.decoder.contextLength)
+      const examples = documents.map((text) => Sft.example([], base.tokenizer.encode(text).subarray(0, longest)))
+      const opening = (text: string) => text.split(/\s+/).slice(0, 6).join(" ")
+      return { ...splitOff(examples), prompts: documents.slice(0, 4).map(opening), tickets: [] } satisfies Material
+    })
+
+    const fromDemonstrations = Effect.fn(function*(file: string, base: Pretrained.Pretrained) {
+      const demonstrations = yield* JsonLines.read(file, Demonstration.Demonstration)
+      const examples = yield* Effect.fromResult(Sft.examples(base.tokenizer, demonstrations))
+      const prompts = demonstrations.slice(0, 4).flatMap(({ prompt }) => typeof prompt === "string" ? [prompt] : [])
+      return { ...splitOff(examples), prompts, tickets: [] } satisfies Material
+    })
+
+    const fromDesk = Effect.fn(function*(base: Pretrained.Pretrained) {
+      const make = (split: "train" | "test", seed: number, n: number) => {
+        const tickets = Ticket.generate({ seed, split, n })
+        return { tickets, demonstrations: Feedback.demonstrations(tickets, Dice.make(seed)) }
+      }
+      const train = make("train", chosen.seed + 1, rows)
+      const test = make("test", chosen.seed + 2, scored)
+      return {
+        train: yield* Effect.fromResult(Sft.examples(base.tokenizer, train.demonstrations)),
+        heldOut: yield* Effect.fromResult(Sft.examples(base.tokenizer, test.demonstrations)),
+        prompts: test.tickets.slice(0, 4).map(Format.summary),
+        tickets: test.tickets
+      } satisfies Material
+    })
+
+    const program = Effect.gen(function*() {
+      const base = yield* Pretrained.load(yield* Pretrained.resolve(chosen.model))
+      const material = yield* Option.match(chosen.text, {
+        onSome: (file) => fromText(file, base),
+        onNone: () =>
+          Option.match(chosen.demonstrations, {
+            onSome: (file) => fromDemonstrations(file, base),
+            onNone: () => fromDesk(base)
+          })
+      })
+      const fs = yield* FileSystem.FileSystem
+      const prompts = yield* Option.match(chosen.prompts, {
+        onSome: (file) => Effect.map(fs.readFileString(file), (text) => text.split("\n").filter((line) => line !== "")),
+        onNone: () => Effect.succeed(material.prompts)
+      })
+
+      const policy = yield* OrtPolicy.make(base)
+      const measure = Effect.fn(function*(system: string) {
+        const nll = yield* Evaluate.heldOut(policy, material.heldOut)
+        const measured = [Report.mean(system, "held-out loss", "nats/token", nll)]
+        if (material.tickets.length === 0) return measured
+        const greedy = yield* Evaluate.summaries(policy, material.tickets, { temperature: 0, seed: chosen.seed })
+        const sampled = yield* Evaluate.summaries(policy, material.tickets, { temperature: 1, seed: chosen.seed })
+        return [
+          ...measured,
+          Report.mean(system, "gold score, greedy", "of 4", greedy.map(({ score }) => score)),
+          Report.mean(system, "gold score, sampled", "of 4", sampled.map(({ score }) => score))
+        ]
+      })
+      const show = policy.sample(prompts, { maxNewTokens: chosen.maxNewTokens, temperature: 0.8, seed: chosen.seed })
+
+      const before = yield* measure("before")
+      const samplesBefore = yield* show
+      const steps = Sft.steps(material.train.length, { batchSize: chosen.batch, epochs: chosen.epochs })
+      const learner = yield* OrtLearner.make({
+        policy,
+        loss: Sft.loss,
+        optimizer: Optimizer.adamW({
+          learningRate: LearningRate.cosine(chosen.learningRate, steps, chosen.learningRate / 10),
+          maxGradNorm: 1
+        }),
+        accumulate: 4
+      })
+      yield* Sft.train(learner, material.train, {
+        epochs: chosen.epochs,
+        batchSize: chosen.batch,
+        seed: chosen.seed,
+        directory: out,
+        resume: chosen.resume
+      })
+      const after = yield* measure("after")
+      const samplesAfter = yield* show
+
+      yield* Pretrained.save(yield* policy.snapshot, join(out, "model"))
+      const measurements = [...before, ...after]
+      const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
+      const path = yield* Report.write(out, { example: "sft", measurements, versions, seed: chosen.seed, seconds })
+      for (const line of Evaluate.sideBySide(prompts, samplesBefore, samplesAfter)) yield* Console.log(line)
+      for (const line of Report.table(measurements)) yield* Console.log(line)
+      yield* Console.log(`model: ${join(out, "model")}   summary: ${path}   ${seconds.toFixed(0)} s`)
+    })
+    yield* CommonFlags.run(program, chosen)
+  })
+).pipe(
+  Command.withDescription(
+    "Supervised fine-tuning of any model directory on demonstrations or plain text, measured before and after on held-out data"
+  )
+)
