@@ -68,7 +68,10 @@ const llamaShaped = (defaults: Config): Architecture => ({
     }
     const partial = config["partial_rotary_factor"]
     if (partial !== undefined && partial !== 1) {
-      return fail("partial_rotary_factor", `${JSON.stringify(partial)} is not supported: rotary positions turn whole heads`)
+      return fail(
+        "partial_rotary_factor",
+        `${JSON.stringify(partial)} is not supported: rotary positions turn whole heads`
+      )
     }
     return decoding(Llama.LlamaConfig, Llama.make)(config)
   }
@@ -109,7 +112,7 @@ const slidingWindow = (config: Config): Failure | undefined => {
     field: "sliding_window",
     detail:
       `${JSON.stringify(window)} is not supported: attention here sees all ${JSON.stringify(context)} positions of the ` +
-      "context; use a model with \"sliding_window\": null"
+      'context; use a model with "sliding_window": null'
   }
 }
 

@@ -16,10 +16,12 @@ import type { Decoder } from "../nn/Decoder.ts"
 import * as Tensor from "../Tensor.ts"
 import * as Tokenizer from "../Tokenizer.ts"
 import * as Config from "./Config.ts"
+import * as Download from "./Download.ts"
 import * as OnnxExport from "./OnnxExport.ts"
 import { PretrainedError } from "./PretrainedError.ts"
 import * as Safetensors from "./Safetensors.ts"
 
+export { DownloadError, type DownloadOptions, download } from "./Download.ts"
 export { PretrainedError } from "./PretrainedError.ts"
 
 /**
@@ -298,6 +300,38 @@ export const load: (
   return { ...model, tokenizer }
 })
 
+/**
+ * The directory of a model that is named by a path or by its repository on the Hub: the path if there is such a
+ * directory, else {@link download}.
+ *
+ * **Details**
+ *
+ * A name that can only be a path (it begins with `.`, `/` or `~`, or has more than one `/`) is never looked up on the
+ * Hub; fails with `Missing` when there is no such directory.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const resolve: (
+  nameOrPath: string,
+  options?: Download.DownloadOptions
+) => Effect.Effect<string, PretrainedError | Download.DownloadError> = Effect.fn("Pretrained.resolve")(
+  function* (nameOrPath, options) {
+    const isDirectory = yield* Effect.promise(() =>
+      stat(nameOrPath).then(
+        (entry) => entry.isDirectory(),
+        () => false
+      )
+    )
+    if (isDirectory) return nameOrPath
+    if (/^[./~]|\\|\/.*\//.test(nameOrPath)) {
+      const detail = "no such directory; give the directory of a model, or the name of a repository such as owner/name"
+      return yield* new PretrainedError({ path: nameOrPath, reason: "Missing", detail })
+    }
+    return yield* Download.download(nameOrPath, options)
+  }
+)
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Saving
 // ---------------------------------------------------------------------------------------------------------------------
@@ -412,7 +446,9 @@ const exists = (path: string) =>
 /** Names of all files below a directory, those of subdirectories as `onnx/model.onnx`. */
 const filesOf = (directory: string): Promise<ReadonlyArray<string>> =>
   readdir(directory, { recursive: true, withFileTypes: true }).then((entries) =>
-    entries.filter((entry) => entry.isFile()).map(({ name, parentPath }) => join(parentPath, name).slice(directory.length + 1))
+    entries
+      .filter((entry) => entry.isFile())
+      .map(({ name, parentPath }) => join(parentPath, name).slice(directory.length + 1))
   )
 
 /** Puts the finished files in place: all at once where there is no directory yet, else one by one. */
