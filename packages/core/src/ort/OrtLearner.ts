@@ -162,7 +162,8 @@ const microBatch = (
   step: ReadonlyArray<Example>
 ): MicroBatch => {
   const last = (example: Example) => example.weights.findLastIndex((weight) => weight > 0)
-  const time = Math.max(1, ...examples.map(last))
+  // At least a column for each block of attention: ONNX Runtime refuses products over no rows.
+  const time = Math.max(attentionBlocks, ...examples.map(last))
   const batch: MicroBatch = {
     tokens: examples.map(({ tokens }) => tokens),
     time,
@@ -183,7 +184,7 @@ const microBatch = (
       batch.fields[name]!.push(...(typeof given === "number" ? [given] : (given as Float32Array)))
     }
   })
-  // ONNX Runtime refuses products over no rows: without a target, one token is predicted that counts nothing. Its
+  // Nor may there be no target at all: without one, a token is predicted that counts nothing. Its
   // fields are those of a real target, so that no logarithm or quotient of them is worse than usual.
   if (batch.rows.length === 0) {
     const real = step.find(({ weights }) => weights.some((weight) => weight > 0))!

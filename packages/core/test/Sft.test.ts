@@ -1,0 +1,118 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Result } from "effect"
+import type { Decoder } from "../src/nn/Decoder.ts"
+import * as Gradient from "../src/onnx/Gradient.ts"
+import * as Graph from "../src/onnx/Graph.ts"
+import * as Op from "../src/onnx/Op.ts"
+import * as Optimizer from "../src/onnx/Optimizer.ts"
+import * as OrtLearner from "../src/ort/OrtLearner.ts"
+import * as Sft from "../src/Sft.ts"
+import * as Tensor from "../src/Tensor.ts"
+import * as Run from "./onnx/run.ts"
+import * as Tiny from "./ort/tiny.ts"
+
+describe("example", () => {
+  it("makes the tokens of the completion the targets", () => {
+    const { fields, tokens, weights } = Sft.example([5, 6], [7, 8, 9])
+    assert.deepStrictEqual([...tokens], [5, 6, 7, 8, 9])
+    assert.deepStrictEqual([...weights], [0, 0, 1, 1, 1])
+    assert.deepStrictEqual(fields, {})
+  })
+
+  it("weighs the prompt where asked, except for its first token, which nothing predicts", () => {
+    assert.deepStrictEqual([...Sft.example([5, 6, 7], [8], 0.25).weights], [0, 0.25, 0.25, 1])
+  })
+
+  it("without a prompt, leaves out the first token", () => {
+    assert.deepStrictEqual([...Sft.example([], [7, 8, 9]).weights], [0, 1, 1])
+    assert.deepStrictEqual([...Sft.example([], [7]).weights], [0])
+    assert.strictEqual(Sft.example([], []).tokens.length, 0)
+  })
+
+  it("takes ids from any array and keeps none of them", () => {
+    const completion = Int32Array.of(7, 8)
+    const { tokens } = Sft.example(Uint16Array.of(5), completion)
+    completion.fill(0)
+    assert.deepStrictEqual([...tokens], [5, 7, 8])
+  })
+})
+
+// Mean over the tokens of one sequence each: the last of three, and the last two of four, the last counting double.
+const tokens = [
+  [3, 1, 4, 0],
+  [5, 9, 2, 6]
+]
+const targets = [
+  { row: 1, token: 4, weight: 0.25 },
+  { row: 5, token: 2, weight: 0.25 },
+  { row: 6, token: 6, weight: 0.5 }
+]
+const feeds = {
+  tokens: Tensor.int64(tokens.flat(), [2, 4]),
+  rows: Tensor.int64(targets.map(({ row }) => row)),
+  targets: Tensor.int64(targets.map(({ token }) => token)),
+  weights: Tensor.float32(targets.map(({ weight }) => weight))
+}
+
+const lossGraph = (decoder: Decoder) => {
+  const step = OrtLearner.trainStep(decoder, Sft.loss, Optimizer.adamW({ learningRate: 1 }))
+  const g = Graph.make("sft")
+  for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
+  const parameters = step.parameters.map(({ name, shape }) => Graph.input(g, name, "float32", shape))
+  const of = (name: string) => Graph.value(g, name)
+  const { loss } = step.forward(g, of, of)
+  const gradients = Result.getOrThrow(Gradient.backward(g, loss, parameters))
+  Graph.output(g, "loss", Op.Identity(g, loss))
+  for (const [name, gradient] of gradients) Graph.output(g, `gradient:${name}`, Op.Identity(g, gradient))
+  return { g, gradients }
+}
+
+const decoders = { gpt2: Tiny.gpt2(), llama: Tiny.llama(), qwen3: Tiny.qwen3() }
+
+describe("loss", () => {
+  it.effect("of a model that knows nothing is the logarithm of its vocabulary's size", () =>
+    Effect.gen(function* () {
+      const decoder = decoders.llama
+      const weights = new Map(Tiny.weightsOf(decoder))
+      weights.set(decoder.headWeight, Tensor.zeros(weights.get(decoder.headWeight)!.shape))
+      const { loss } = yield* Run.once(lossGraph(decoder).g, { ...feeds, ...Object.fromEntries(weights) })
+      assert.closeTo(Run.numbers(loss)[0]!, Math.log(Tiny.vocabSize), 1e-6)
+    })
+  )
+
+  for (const [name, decoder] of Object.entries(decoders)) {
+    it.effect(`has the gradient that differences say: ${name}`, () =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const { g, gradients } = lossGraph(decoder)
+          assert.deepStrictEqual(
+            [...gradients.keys()].sort(),
+            decoder.parameters.map((parameter) => parameter.name).sort()
+          )
+          const weights = Object.fromEntries(Tiny.weightsOf(decoder))
+          const outputs = yield* Effect.flatMap(Run.open(g), ({ run }) => run({ ...feeds, ...weights }))
+          const { run } = yield* Run.open(Graph.prune({ ...g, outputs: [Graph.value(g, "loss")] }))
+          const lossAt = (changed: Record<string, Tensor.Tensor>) =>
+            Effect.map(run({ ...feeds, ...weights, ...changed }), ({ loss }) => Run.numbers(loss)[0]!)
+
+          // Four points, so that the error falls with the fourth power of the step.
+          const h = 2 ** -7
+          for (const parameter of Object.keys(weights)) {
+            const { data, shape } = weights[parameter]!
+            const some = Array.from(data.keys()).filter((i) => data.length <= 12 || i % 11 === 0)
+            const differences: Array<number> = []
+            for (const i of some) {
+              const moved = (by: number) => ({ [parameter]: Tensor.float32(data.with(i, data[i]! + by), shape) })
+              const across = (by: number) =>
+                Effect.zipWith(lossAt(moved(by)), lossAt(moved(-by)), (up, down) => up - down)
+              differences.push((8 * (yield* across(h)) - (yield* across(2 * h))) / (12 * h))
+            }
+            const gradient = Run.numbers(outputs[`gradient:${parameter}`])
+            const own = some.map((i) => gradient[i]!)
+            Run.close(own, differences, `gradient of ${parameter}`, { absolute: 3e-4, relative: 2e-3 })
+          }
+        })
+      )
+    )
+  }
+})
