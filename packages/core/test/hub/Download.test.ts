@@ -37,12 +37,12 @@ const hub = (files: ReadonlyMap<string, Uint8Array>): Effect.Effect<Hub, never, 
     Effect.promise(
       () =>
         new Promise<{ readonly hub: Hub; readonly close: () => void }>((done) => {
-          const state = { requests: [] as Array<string>, files: new Map(files), intercept: (): boolean => false }
+          const state: Omit<Hub, "url"> = { requests: [], files: new Map(files), intercept: () => false }
           const server = createServer((request, response) => {
             const url = new URL(request.url!, "http://hub")
             const range = request.headers.range === undefined ? "" : ` ${request.headers.range}`
             state.requests.push(`${request.method} ${url.pathname}${range}`)
-            if ((state as Hub).intercept(request, response)) return
+            if (state.intercept(request, response)) return
             const json = (value: unknown) =>
               response.setHeader("Content-Type", "application/json").end(JSON.stringify(value))
             const [, resolved] = /^\/owner\/tiny\/resolve\/[0-9a-f]{40}\/(.+)$/.exec(url.pathname) ?? []
