@@ -81,17 +81,17 @@ const declare = (g: Graph, { decoder, processors, stops }: DecodeLoop): Inputs =
     lengths: GraphOf.input(g, "lengths", "int64", ["B"]),
     stops: stops
       ? {
-        done: GraphOf.input(g, "done", "bool", ["B", 1]),
-        tokens: GraphOf.input(g, "stopTokens", "int64", [1, "stops"])
-      }
+          done: GraphOf.input(g, "done", "bool", ["B", 1]),
+          tokens: GraphOf.input(g, "stopTokens", "int64", [1, "stops"])
+        }
       : null,
     noise: processors.greedy
       ? null
       : {
-        first: GraphOf.input(g, "noise:first", "float32", ["steps", "B", 1]),
-        second: GraphOf.input(g, "noise:second", "float32", ["steps", "B", 1, 1]),
-        cuts: Sampling.cuts(g, "B", decoder.vocabSize)
-      },
+          first: GraphOf.input(g, "noise:first", "float32", ["steps", "B", 1]),
+          second: GraphOf.input(g, "noise:second", "float32", ["steps", "B", 1, 1]),
+          cuts: Sampling.cuts(g, "B", decoder.vocabSize)
+        },
     settings: Sampling.declare(g, processors),
     previous: processors.repetitionPenalty ? GraphOf.input(g, "previous", "int64", ["B", "S"]) : null
   }
@@ -169,7 +169,10 @@ const tables = (
   const base = Op.Mul(g, iteration, GraphOf.int(g, chunk))
   const steps = Op.Min(g, Op.Sub(g, inputs.steps, base), GraphOf.int(g, chunk))
   const [start, count] = [Op.Reshape(g, base, [1]), Op.Reshape(g, steps, [1])]
-  const all = GraphOf.ints(g, Array.from({ length: chunk }, (_, i) => i))
+  const all = GraphOf.ints(
+    g,
+    Array.from({ length: chunk }, (_, i) => i)
+  )
   const offsets = Op.Reshape(g, Op.Slice(g, all, GraphOf.ints(g, [0]), count, 0, "c"), ["c", 1])
   const last = GraphOf.ints(g, [decoder.contextLength - 1])
   // Rows that have reached the end of the context run on until the run ends; nobody reads what they write.
@@ -190,9 +193,7 @@ const tables = (
     steps,
     positions,
     angles: rotary === undefined ? null : { ...rotary, rows: Op.Reshape(g, rotary.rows, ["c", "B", 1]) },
-    noise: inputs.noise === null
-      ? null
-      : { first: noiseOf(inputs.noise.first), second: noiseOf(inputs.noise.second) },
+    noise: inputs.noise === null ? null : { first: noiseOf(inputs.noise.first), second: noiseOf(inputs.noise.second) },
     spans: Op.Concat(g, [pastLength, Op.Add(g, offsets, GraphOf.ints(g, [1]))], 1),
     bias: Op.Reshape(g, bias, ["B", 1, 1, past])
   }
@@ -322,7 +323,11 @@ const chunkBody = (
 }
 
 const run = (g: Graph, loop: DecodeLoop, inputs: Inputs, prefix: Cache, width: Value): Graph => {
-  const { decoder: { headDim, kvHeads }, chunk, processors } = loop
+  const {
+    decoder: { headDim, kvHeads },
+    chunk,
+    processors
+  } = loop
   const empty = Op.ConstantOfShape(g, ["B", kvHeads, 0, headDim])
   const noLogprobs = Op.ConstantOfShape(g, [0, "B", 1])
   const noTokens = Op.Cast(g, Op.ConstantOfShape(g, [0, "B"]), "int64")

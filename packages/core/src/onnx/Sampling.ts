@@ -47,9 +47,7 @@ export interface Settings {
  * @since 0.1.0
  */
 export const declare = (g: Graph, processors: Processors): Partial<Settings> => ({
-  ...(processors.repetitionPenalty
-    ? { repetitionPenalty: GraphOf.input(g, "repetitionPenalty", "float32", []) }
-    : {}),
+  ...(processors.repetitionPenalty ? { repetitionPenalty: GraphOf.input(g, "repetitionPenalty", "float32", []) } : {}),
   ...(processors.temperature ? { temperature: GraphOf.input(g, "temperature", "float32", []) } : {}),
   ...(processors.topK ? { topK: GraphOf.input(g, "topK", "int64", [1]) } : {}),
   ...(processors.topP ? { topP: GraphOf.input(g, "topP", "float32", []) } : {})
@@ -180,7 +178,13 @@ const position = (g: Graph, x: Value, fraction: Value, keepDims: boolean): Value
  * @category constructors
  * @since 0.1.0
  */
-export const draw = (g: Graph, probabilities: Value, first: Value, second: Value, { cut, firstBlocks, padding }: Cuts): Value => {
+export const draw = (
+  g: Graph,
+  probabilities: Value,
+  first: Value,
+  second: Value,
+  { cut, firstBlocks, padding }: Cuts
+): Value => {
   const { blocks, size } = cut
   const batch = probabilities.shape[0]!
   const rows: Dim = typeof batch === "number" ? batch * blocks : `${blocks}*${batch}`

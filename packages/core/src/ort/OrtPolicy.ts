@@ -25,8 +25,8 @@ import * as OrtSampler from "./OrtSampler.ts"
  * **Details**
  *
  * `base`: the model as it was loaded. `parameters`: the current weights by name, valid until they are replaced or the
- * scope closes. `replaceParameters` takes over the handles given, of the same names and shapes, and releases the old ones
- * that are not among them. `snapshot` downloads the current weights.
+ * scope closes. `replaceParameters` takes over the handles given, any of the same names and shapes, and releases those that
+ * they replace. `snapshot` downloads the current weights.
  *
  * @category models
  * @since 0.1.0
@@ -84,7 +84,9 @@ const batches = (items: ReadonlyArray<Scored>, vocabSize: number): ReadonlyArray
   let targets = 0
   for (const item of sorted) {
     const current = result.at(-1)
-    const fits = current !== undefined && (current.length + 1) * width <= tokensPerBatch &&
+    const fits =
+      current !== undefined &&
+      (current.length + 1) * width <= tokensPerBatch &&
       (targets + item.targets.length) * vocabSize <= logitsPerBatch
     if (fits) {
       current.push(item)
@@ -108,7 +110,7 @@ export const make: (
   base: Pretrained,
   options?: OrtSampler.Options
 ) => Effect.Effect<OrtPolicy, ModelError | Device.OrtError, Device.Device | Scope.Scope> = Effect.fn("OrtPolicy.make")(
-  function*(base, options) {
+  function* (base, options) {
     const device = yield* Device.Device
     const { decoder, name, tokenizer } = base
     const { contextLength, vocabSize } = decoder
@@ -116,7 +118,8 @@ export const make: (
       return yield* new ModelError({
         model: name,
         operation: "load",
-        message: `the tokenizer has ${tokenizer.vocabSize} ids, but the model's vocabulary ${vocabSize}: ` +
+        message:
+          `the tokenizer has ${tokenizer.vocabSize} ids, but the model's vocabulary ${vocabSize}: ` +
           "they do not belong together"
       })
     }
@@ -125,7 +128,11 @@ export const make: (
     for (const { name: parameter } of decoder.parameters) {
       const tensor = base.weights.get(parameter)
       if (tensor === undefined) {
-        return yield* new ModelError({ model: name, operation: "load", message: `weights lack the tensor ${parameter}` })
+        return yield* new ModelError({
+          model: name,
+          operation: "load",
+          message: `weights lack the tensor ${parameter}`
+        })
       }
       yield* Effect.uninterruptible(
         Effect.map(device.upload(tensor), (handle) => {
@@ -142,7 +149,8 @@ export const make: (
     const read = (continuation: Continuation, index: number): Scored | ModelError => {
       const { completion, prompt } = continuation
       const length = prompt.length + completion.length
-      if (prompt.length === 0) return failure("logprobs", `continuation ${index} has an empty prompt; give it one token`)
+      if (prompt.length === 0)
+        return failure("logprobs", `continuation ${index} has an empty prompt; give it one token`)
       if (length > contextLength) {
         return failure(
           "logprobs",
@@ -162,20 +170,23 @@ export const make: (
       return { index, input: all.subarray(0, -1), targets: completion }
     }
 
-    const score = Effect.fnUntraced(function*(batch: ReadonlyArray<Scored>) {
+    const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Scored>) {
       const width = batch[0]!.input.length
       const rows = batch.flatMap(({ input, targets }, b) =>
         Array.from(targets, (_, t) => b * width + input.length - targets.length + t)
       )
       const targets = batch.flatMap((item) => Array.from(item.targets))
-      const tokens = Tokens.pad(batch.map(({ input }) => input), { padId: 0, side: "right", length: width }).tokens
+      const tokens = Tokens.pad(
+        batch.map(({ input }) => input),
+        { padId: 0, side: "right", length: width }
+      ).tokens
       const outputs = yield* Effect.flatMap(parameters, (weights) =>
         scorer.run({ ...Object.fromEntries(weights), tokens, rows: Tensor.int64(rows), targets: Tensor.int64(targets) })
       ).pipe(Effect.mapError((error) => failure("logprobs", error.message, error)))
       return Device.tensor(outputs, "logprobs", "float32").data
     })
 
-    const logprobs: PolicyShape["logprobs"] = Effect.fn("OrtPolicy.logprobs")(function*(continuations) {
+    const logprobs: PolicyShape["logprobs"] = Effect.fn("OrtPolicy.logprobs")(function* (continuations) {
       const items: Array<Scored> = []
       for (const [index, continuation] of continuations.entries()) {
         const item = read(continuation, index)
@@ -194,7 +205,7 @@ export const make: (
       return results
     })
 
-    const snapshot = Effect.gen(function*() {
+    const snapshot = Effect.gen(function* () {
       const weights = new Map<string, Tensor.Tensor<"float32">>()
       for (const [parameter, handle] of yield* parameters) {
         weights.set(parameter, (yield* device.download(handle)) as Tensor.Tensor<"float32">)
@@ -214,10 +225,10 @@ export const make: (
       parameters,
       replaceParameters: (next) =>
         Effect.suspend(() => {
-          const kept = new Set(next.values())
-          const old = [...current.values()].filter((handle) => !kept.has(handle))
-          current = next
-          return device.release(old)
+          const before = current
+          current = new Map([...before, ...next])
+          const kept = new Set(current.values())
+          return device.release([...before.values()].filter((handle) => !kept.has(handle)))
         }),
       snapshot
     }

@@ -4,9 +4,8 @@
  * @since 0.1.0
  */
 import { Duration, Effect, Option, Schema, Scope, Semaphore, Stream } from "effect"
-import { xoroshiro128plusFromState } from "pure-rand/generator/xoroshiro128plus"
-import type { RandomGenerator } from "pure-rand/types/RandomGenerator"
 import * as Completion from "../Completion.ts"
+import * as NextToken from "../NextToken.ts"
 import * as DecodeLoop from "../nn/DecodeLoop.ts"
 import type { Decoder } from "../nn/Decoder.ts"
 import * as Model from "../onnx/Model.ts"
@@ -54,39 +53,16 @@ const secondsPerRun = 0.25
 // Where nothing has been measured yet: what a slow core does, so that the first run is short.
 const assumedFlopsPerSecond = 1e10
 
-const avalanche = (x: number): number => {
-  let h = x | 0
-  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b)
-  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35)
-  return h ^ (h >>> 16)
-}
-
-/**
- * The stream of a row: its draw number `t` depends on `seed`, `place` and `t` alone.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const rowStream = (seed: number, place: number): RandomGenerator => {
-  // The generator starts slowly from states that are alike, so each word of the state is hashed from everything.
-  let h = 0x9e3779b9
-  const words = [seed | 0, Math.floor(seed / 2 ** 32) | 0, place | 0]
-  const state = Array.from({ length: 4 }, () => {
-    for (const word of words) h = avalanche(Math.imul(h, 31) + word + 0x6d2b79f5)
-    return h
-  })
-  return xoroshiro128plusFromState(state)
-}
-
-/** Uniform in `[2^-24, 1 - 2^-24]`: the middle of one of `2^23` cells, exact in `float32`. */
-const uniform = (stream: RandomGenerator): number => ((stream.next() >>> 9) + 0.5) * 2 ** -23
+// Uniform in `[2^-24, 1 - 2^-24]`: the middle of one of `2^23` cells, exact in `float32`.
+const cell = (uniform: number): number => (Math.floor(uniform * 2 ** 23) + 0.5) * 2 ** -23
 
 interface Row {
   readonly index: number
   readonly prompt: Int32Array
   /** Most tokens that it may draw. */
   readonly limit: number
-  readonly stream: RandomGenerator
+  /** Its numbers depend on the row's seed alone: those of token `t` are the draws `2 t` and `2 t + 1`. */
+  readonly uniform: () => number
   readonly tokens: Array<number>
   readonly logprobs: Array<number>
   readonly untempered: Array<number>
@@ -152,7 +128,7 @@ const complete = (
  * @category constructors
  * @since 0.1.0
  */
-export const make = Effect.fn("OrtSampler.make")(function*(
+export const make = Effect.fn("OrtSampler.make")(function* (
   source: Source,
   settings: Options = {}
 ): Effect.fn.Return<SamplerShape, never, Device.Device | Scope.Scope> {
@@ -170,25 +146,29 @@ export const make = Effect.fn("OrtSampler.make")(function*(
     new ModelError({ model, operation: "sample", message, ...(cause === undefined ? {} : { cause }) })
 
   const session = (kind: "start" | "resume", loop: DecodeLoop.DecodeLoop) =>
-    compiling.withPermit(Effect.suspend(() => {
-      const key = JSON.stringify([kind, loop.processors, loop.stops])
-      const known = sessions.get(key)
-      if (known !== undefined) return Effect.succeed(known)
-      const graph = DecodeLoop[kind](`${kind}-decoding`, loop)
-      return device.compile(Model.encode(graph), {
-        name: `${model}: ${graph.name}`,
-        keep: DecodeLoop.cacheNames(decoder).map(DecodeLoop.next)
-      }).pipe(
-        Scope.provide(scope),
-        Effect.tap((compiled) => Effect.sync(() => sessions.set(key, compiled))),
-        Effect.mapError((error) => failure(error.message, error))
-      )
-    }))
+    compiling.withPermit(
+      Effect.suspend(() => {
+        const key = JSON.stringify([kind, loop.processors, loop.stops])
+        const known = sessions.get(key)
+        if (known !== undefined) return Effect.succeed(known)
+        const graph = DecodeLoop[kind](`${kind}-decoding`, loop)
+        return device
+          .compile(Model.encode(graph), {
+            name: `${model}: ${graph.name}`,
+            keep: DecodeLoop.cacheNames(decoder).map(DecodeLoop.next)
+          })
+          .pipe(
+            Scope.provide(scope),
+            Effect.tap((compiled) => Effect.sync(() => sessions.set(key, compiled))),
+            Effect.mapError((error) => failure(error.message, error))
+          )
+      })
+    )
 
   const tokensOf = (prompt: string | Prompt): Int32Array =>
     typeof prompt === "string" ? tokenizer.encode(prompt) : prompt.tokens
 
-  const plan = Effect.fnUntraced(function*(
+  const plan = Effect.fnUntraced(function* (
     prompts: ReadonlyArray<string | Prompt>,
     input: SampleOptionsInput
   ): Effect.fn.Return<Plan, ModelError> {
@@ -205,7 +185,9 @@ export const make = Effect.fn("OrtSampler.make")(function*(
       const bad = prompt.find((id) => id < 0 || id >= vocabSize)
       if (prompt.length === 0) return yield* failure(`prompt ${index} is empty; it needs at least one token`)
       if (bad !== undefined) {
-        return yield* failure(`prompt ${index} has the token ${bad}, but the model's vocabulary ends at ${vocabSize - 1}`)
+        return yield* failure(
+          `prompt ${index} has the token ${bad}, but the model's vocabulary ends at ${vocabSize - 1}`
+        )
       }
       if (prompt.length >= contextLength) {
         return yield* failure(
@@ -217,7 +199,7 @@ export const make = Effect.fn("OrtSampler.make")(function*(
         index,
         prompt,
         limit: Math.min(maxNewTokens, contextLength - prompt.length),
-        stream: rowSeeds === undefined ? rowStream(seed, index) : rowStream(rowSeeds[index]!, 0),
+        uniform: NextToken.uniforms(rowSeeds?.[index] ?? NextToken.rowSeed(seed, index)),
         tokens: [],
         logprobs: [],
         untempered: [],
@@ -254,9 +236,18 @@ export const make = Effect.fn("OrtSampler.make")(function*(
     const int64 = (values: ReadonlyArray<number>, shape: ReadonlyArray<number>) => Tensor.int64(values, shape)
     const feeds: Record<string, Device.Feed> = {
       steps: int64([steps], []),
-      lengths: int64(rows.map(({ prompt }) => prompt.length - 1), [B]),
-      position: int64(rows.map(({ prompt, tokens }) => prompt.length - 1 + tokens.length), [B]),
-      token: int64(rows.map(({ prompt, tokens }) => tokens.at(-1) ?? prompt.at(-1)!), [B])
+      lengths: int64(
+        rows.map(({ prompt }) => prompt.length - 1),
+        [B]
+      ),
+      position: int64(
+        rows.map(({ prompt, tokens }) => prompt.length - 1 + tokens.length),
+        [B]
+      ),
+      token: int64(
+        rows.map(({ prompt, tokens }) => tokens.at(-1) ?? prompt.at(-1)!),
+        [B]
+      )
     }
     const width = Math.max(1, ...rows.map(({ prompt }) => prompt.length - 1))
     if (cache === null) {
@@ -267,15 +258,19 @@ export const make = Effect.fn("OrtSampler.make")(function*(
       Object.assign(feeds, cache)
     }
     if (loop.stops) {
-      feeds.done = Tensor.make("bool", Uint8Array.from(rows, (row) => +(row.finished !== undefined)), [B, 1])
+      feeds.done = Tensor.make(
+        "bool",
+        Uint8Array.from(rows, (row) => +(row.finished !== undefined)),
+        [B, 1]
+      )
       feeds.stopTokens = int64(stopTokens, [1, stopTokens.length])
     }
     if (!loop.processors.greedy) {
       const [first, second] = [new Float32Array(steps * B), new Float32Array(steps * B)]
-      rows.forEach(({ stream }, b) => {
+      rows.forEach(({ uniform }, b) => {
         for (let t = 0; t < steps; t++) {
-          first[t * B + b] = uniform(stream)
-          second[t * B + b] = uniform(stream)
+          first[t * B + b] = cell(uniform())
+          second[t * B + b] = cell(uniform())
         }
       })
       feeds["noise:first"] = Tensor.float32(first, [steps, B, 1])
@@ -284,7 +279,10 @@ export const make = Effect.fn("OrtSampler.make")(function*(
     if (loop.processors.repetitionPenalty) {
       const seen = rows.map(({ prompt, tokens }) => [...prompt, ...tokens])
       const longest = Math.max(...seen.map((ids) => ids.length))
-      feeds.previous = int64(seen.flatMap((ids) => Array.from({ length: longest }, (_, i) => ids[i] ?? ids[0]!)), [B, longest])
+      feeds.previous = int64(
+        seen.flatMap((ids) => Array.from({ length: longest }, (_, i) => ids[i] ?? ids[0]!)),
+        [B, longest]
+      )
     }
     if (loop.processors.temperature) feeds.temperature = Tensor.scalar(options.temperature)
     if (loop.processors.topK) feeds.topK = int64([options.topK], [1])
@@ -306,7 +304,13 @@ export const make = Effect.fn("OrtSampler.make")(function*(
     const text = tokenizer.decode(tokens.slice(0, end))
     const cut = stopStringAt(text, options.stopStrings)
     if (cut !== undefined) {
-      row.finished = complete(row, tokensUntil(tokenizer, tokens.slice(0, end), cut), text.slice(0, cut), "stop", logprobs)
+      row.finished = complete(
+        row,
+        tokensUntil(tokenizer, tokens.slice(0, end), cut),
+        text.slice(0, cut),
+        "stop",
+        logprobs
+      )
     } else if (over) {
       row.finished = complete(row, end, text, ended ? "stop" : "length", logprobs)
     }
@@ -330,7 +334,10 @@ export const make = Effect.fn("OrtSampler.make")(function*(
   const keepsCache = (name: string): boolean => name.startsWith("next:")
 
   // Runs some steps of a batch and returns the rows that ended.
-  const advance = Effect.fnUntraced(function*(plan: Plan, batch: Batch): Effect.fn.Return<ReadonlyArray<Row>, ModelError> {
+  const advance = Effect.fnUntraced(function* (
+    plan: Plan,
+    batch: Batch
+  ): Effect.fn.Return<ReadonlyArray<Row>, ModelError> {
     const { rows } = batch
     const open = rows.filter((row) => row.finished === undefined)
     const left = Math.max(...open.map(({ limit }) => limit)) - batch.drawn
@@ -339,16 +346,21 @@ export const make = Effect.fn("OrtSampler.make")(function*(
     const names = compiled.outputs.map(({ name }) => name)
     const feeds = feedsOf(plan, batch, steps)
     const execute = Effect.flatMap(source.parameters, (parameters) =>
-      compiled.run({ ...Object.fromEntries(parameters), ...feeds }, {
-        // The cache crosses a copy on its way out, so the last run leaves it.
-        fetch: steps < left ? names : names.filter((name) => !keepsCache(name)),
-        release: Object.values(batch.cache ?? {})
-      })
+      compiled.run(
+        { ...Object.fromEntries(parameters), ...feeds },
+        {
+          // The cache crosses a copy on its way out, so the last run leaves it.
+          fetch: steps < left ? names : names.filter((name) => !keepsCache(name)),
+          release: Object.values(batch.cache ?? {})
+        }
+      )
     )
     const [duration, outputs] = yield* Effect.uninterruptibleMask((restore) =>
       Effect.tap(Effect.timed(restore(execute)), ([, { kept }]) =>
         Effect.sync(() => {
-          batch.cache = Object.fromEntries(Object.entries(kept).map(([name, value]) => [name.slice("next:".length), value]))
+          batch.cache = Object.fromEntries(
+            Object.entries(kept).map(([name, value]) => [name.slice("next:".length), value])
+          )
         })
       )
     ).pipe(Effect.mapError((error) => failure(error.message, error)))
@@ -362,11 +374,13 @@ export const make = Effect.fn("OrtSampler.make")(function*(
     Stream.suspend(() => {
       const batch: Batch = { rows, cache: null, drawn: 0 }
       return Stream.paginate(undefined, () =>
-        Effect.map(advance(plan, batch), (ended) =>
-          [
-            ended.map(({ finished, index }) => ({ index, completion: finished! })),
-            rows.every((row) => row.finished !== undefined) ? Option.none() : Option.some(undefined)
-          ] as const
+        Effect.map(
+          advance(plan, batch),
+          (ended) =>
+            [
+              ended.map(({ finished, index }) => ({ index, completion: finished! })),
+              rows.every((row) => row.finished !== undefined) ? Option.none() : Option.some(undefined)
+            ] as const
         )
       ).pipe(Stream.ensuring(Effect.suspend(() => device.release(Object.values(batch.cache ?? {})))))
     })
