@@ -1,0 +1,437 @@
+/**
+ * Holds a checkpoint against what PyTorch computed on it: logits, loss, every gradient, greedy continuations, and ten
+ * steps of AdamW.
+ *
+ * `golden.safetensors` and `golden.json` lie in the checkpoint's directory, as `tools/golden/checkpoint.py` writes them.
+ * A golden file of texts (`stories` with ids and mean negative log-likelihoods, and `greedy` continuations of prompts) is
+ * given by its path.
+ */
+import { readFile } from "node:fs/promises"
+import { basename, join } from "node:path"
+import { Prompt, Sft, Tensor, type Tokenizer } from "@attune/core"
+import { Config, Pretrained, Safetensors } from "@attune/core/hub"
+import { Attention, type Decoder, Heads } from "@attune/core/nn"
+import { Gradient, Graph, Model, Op, Optimizer } from "@attune/core/onnx"
+import { Device, OrtLearner, OrtPolicy } from "@attune/core/ort"
+import { Effect, Result, Schema } from "effect"
+
+/** Largest errors that pass, in `float32`. */
+export const tolerance = { logits: 1e-4, loss: 1e-5, gradient: 1e-4, adamw: 1e-3, nll: 1e-4 } as const
+
+/**
+ * What was found about a checkpoint with tensors of its own. `logits`, `left`: largest absolute error over the tokens that
+ * are no padding, padded on the right and on the left. `loss`, `adamw`: relative errors of the loss and of the loss at the
+ * last step. `gradient`: the worst relative Frobenius error and its tensor.
+ */
+export interface TensorReport {
+  readonly name: string
+  readonly logits: number
+  readonly left: number
+  readonly loss: number
+  readonly gradient: { readonly worst: number; readonly tensor: string }
+  readonly greedy: boolean
+  readonly adamw: number
+  readonly pass: boolean
+}
+
+/** What was found about a checkpoint on texts. `nll`: largest absolute error. */
+export interface TextReport {
+  readonly name: string
+  readonly ids: boolean
+  readonly nll: number
+  readonly greedy: boolean
+  readonly pass: boolean
+}
+
+/** A checkpoint that could not be compared, and why. */
+export interface Failure {
+  readonly name: string
+  readonly pass: false
+  readonly reason: string
+}
+
+export type Report = TensorReport | TextReport | Failure
+
+const TensorGolden = Schema.fromJsonString(
+  Schema.Struct({
+    name: Schema.String,
+    loss: Schema.Finite,
+    adamw: Schema.Struct({
+      lr: Schema.Finite,
+      betas: Schema.Tuple([Schema.Finite, Schema.Finite]),
+      eps: Schema.Finite,
+      weight_decay: Schema.Finite,
+      clip_grad_norm: Schema.Finite
+    }),
+    adamw_losses: Schema.NonEmptyArray(Schema.Finite)
+  })
+)
+
+const Ids = Schema.Array(Schema.Int)
+
+const TextGolden = Schema.fromJsonString(
+  Schema.Struct({
+    stories: Schema.Array(Schema.Struct({ index: Schema.Int, ids: Ids, nll: Schema.Finite })),
+    greedy: Schema.Array(Schema.Struct({ prompt: Schema.String, prompt_ids: Ids, ids: Ids }))
+  })
+)
+
+type Tensors = ReadonlyMap<string, Tensor.Tensor>
+
+const readText = (path: string) =>
+  Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: (cause) => new Error(`cannot read ${path}: ${cause}`) })
+
+const find = (golden: Tensors, name: string) => {
+  const tensor = golden.get(name)
+  return tensor === undefined
+    ? Effect.fail(new Error(`golden.safetensors has no tensor ${name}`))
+    : Effect.succeed(tensor)
+}
+
+/** Rows of `[B, T]` ids without their padding. */
+const unpadded = (ids: Tensor.Tensor, mask: Tensor.Tensor): ReadonlyArray<ReadonlyArray<number>> => {
+  const [rows, time] = ids.shape as readonly [number, number]
+  return Array.from({ length: rows }, (_, b) =>
+    Array.from({ length: time }, (_, t) => b * time + t)
+      .filter((i) => Number(mask.data[i]) === 1)
+      .map((i) => Number(ids.data[i]))
+  )
+}
+
+// ---- logits
+
+/** Logits `[M, V]` of tokens `[B, T]` at positions `[B, T]`, of which those with `visible` 0 are padding. */
+const logitsGraph = (decoder: Decoder.Decoder): Graph.Graph => {
+  const g = Graph.make("logits")
+  for (const { name, shape } of decoder.parameters) Graph.input(g, name, "float32", shape)
+  const tokens = Graph.input(g, "tokens", "int64", ["B", "T"])
+  const positions = Graph.input(g, "positions", "int64", ["B", "T"])
+  const visible = Graph.input(g, "visible", "float32", ["B", "T"])
+  const weights = (name: string) => Graph.value(g, name)
+  const attend = Attention.causal(g, decoder, { batch: "B", time: "T", visible })
+  const hidden = decoder.forward(g, weights, Op.Reshape(g, tokens, ["M"]), Op.Reshape(g, positions, ["M"]), attend)
+  Graph.output(g, "logits", Heads.logits(g, hidden, weights(decoder.headWeight)))
+  return Graph.prune(g)
+}
+
+/** Positions count the visible tokens before each one, so that padding on the left shifts nothing. */
+const positionsOf = (mask: Tensor.Tensor): Tensor.Tensor => {
+  const [rows, time] = mask.shape as readonly [number, number]
+  const positions = new BigInt64Array(rows * time)
+  for (let b = 0; b < rows; b++) {
+    for (let t = 0, seen = 0; t < time; t++) {
+      seen += Number(mask.data[b * time + t])
+      positions[b * time + t] = BigInt(Math.max(0, seen - 1))
+    }
+  }
+  return Tensor.int64(positions, mask.shape)
+}
+
+type LogitsOf = (tokens: Tensor.Tensor, mask: Tensor.Tensor) => Effect.Effect<Float32Array, Device.OrtError>
+
+const compileLogits = Effect.fnUntraced(function* (policy: OrtPolicy.OrtPolicy) {
+  const device = yield* Device.Device
+  const session = yield* device.compile(Model.encode(logitsGraph(policy.base.decoder)), { name: "logits" })
+  const logitsOf: LogitsOf = Effect.fnUntraced(function* (tokens, mask) {
+    const outputs = yield* session.run({
+      ...Object.fromEntries(yield* policy.parameters),
+      tokens,
+      positions: positionsOf(mask),
+      visible: Tensor.float32(Array.from(mask.data as BigInt64Array, Number), mask.shape)
+    })
+    return Device.tensor(outputs, "logits", "float32").data
+  })
+  return logitsOf
+})
+
+/** Largest absolute error over the rows that are no padding. */
+const worstLogit = (own: Float32Array, expected: Tensor.Tensor, mask: Tensor.Tensor): number => {
+  const vocab = expected.shape.at(-1)!
+  let worst = own.length === expected.data.length ? 0 : Number.POSITIVE_INFINITY
+  for (let row = 0; row < mask.data.length; row++) {
+    if (Number(mask.data[row]) === 0) continue
+    for (let i = row * vocab; i < (row + 1) * vocab; i++) {
+      const error = Math.abs(own[i]! - (expected.data[i] as number))
+      if (!(error <= worst)) worst = error
+    }
+  }
+  return worst
+}
+
+// ---- loss and gradients
+
+const examplesOf = (ids: Tensor.Tensor, mask: Tensor.Tensor, labels: Tensor.Tensor) => {
+  const time = ids.shape[1]!
+  return unpadded(ids, mask).map((row, b) => ({
+    tokens: Int32Array.from(row),
+    weights: Float32Array.from(row, (_, t) => +(t > 0 && Number(labels.data[b * time + t]) >= 0)),
+    fields: {}
+  }))
+}
+
+type Examples = ReturnType<typeof examplesOf>
+
+const gradientGraph = (decoder: Decoder.Decoder) => {
+  const step = OrtLearner.trainStep(decoder, Sft.loss, Optimizer.adamW({ learningRate: 1 }))
+  const g = Graph.make("gradients")
+  for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
+  const parameters = step.parameters.map(({ name, shape }) => Graph.input(g, name, "float32", shape))
+  const of = (name: string) => Graph.value(g, name)
+  const { loss } = step.forward(g, of, of)
+  return Result.map(Gradient.backward(g, loss, parameters), (gradients) => {
+    Graph.output(g, "loss", Op.Identity(g, loss))
+    for (const [name, gradient] of gradients) Graph.output(g, `gradient:${name}`, Op.Identity(g, gradient))
+    return Graph.prune(g)
+  })
+}
+
+const batchFeeds = (examples: Examples) => {
+  const time = Math.max(...examples.map(({ tokens }) => tokens.length))
+  const targets = examples.flatMap(({ tokens, weights }, b) =>
+    [...tokens.keys()].filter((t) => weights[t] !== 0).map((t) => ({ row: b * time + t - 1, token: tokens[t]! }))
+  )
+  const padded = examples.flatMap(({ tokens }) => Array.from({ length: time }, (_, t) => tokens[t] ?? 0))
+  return {
+    tokens: Tensor.int64(padded, [examples.length, time]),
+    rows: Tensor.int64(targets.map(({ row }) => row)),
+    targets: Tensor.int64(targets.map(({ token }) => token)),
+    weights: Tensor.float32(targets.map(() => 1 / targets.length))
+  }
+}
+
+const frobenius = (a: ArrayLike<number>, b?: ArrayLike<number>): number => {
+  let sum = 0
+  for (let i = 0; i < a.length; i++) sum += (a[i]! - (b?.[i] ?? 0)) ** 2
+  return Math.sqrt(sum)
+}
+
+const prefix = "grad."
+
+const compareGradients = Effect.fnUntraced(function* (
+  policy: OrtPolicy.OrtPolicy,
+  examples: Examples,
+  golden: Tensors
+) {
+  const device = yield* Device.Device
+  const graph = yield* Effect.fromResult(gradientGraph(policy.base.decoder))
+  const session = yield* device.compile(Model.encode(graph), { name: "gradients" })
+  const outputs = yield* session.run({ ...Object.fromEntries(yield* policy.parameters), ...batchFeeds(examples) })
+  let gradient = { worst: 0, tensor: "" }
+  const parameters = policy.base.decoder.parameters.map(({ name }) => name)
+  const expected = [...golden.keys()].filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length))
+  for (const name of new Set([...parameters, ...expected])) {
+    const own = outputs.tensors[`gradient:${name}`]?.data as Float32Array | undefined
+    const theirs = golden.get(prefix + name)?.data as Float32Array | undefined
+    const comparable = own !== undefined && theirs !== undefined && own.length === theirs.length
+    const worst = comparable ? frobenius(own, theirs) / frobenius(theirs) : Number.POSITIVE_INFINITY
+    if (!(worst <= gradient.worst)) gradient = { worst, tensor: name }
+  }
+  return { loss: Device.tensor(outputs, "loss", "float32").data[0]!, gradient }
+}, Effect.scoped)
+
+// ---- greedy continuations
+
+const eosIds = (config: Config.Config): ReadonlyArray<number> => {
+  const given: unknown = config["eos_token_id"]
+  return Array.isArray(given) ? given : typeof given === "number" ? [given] : []
+}
+
+/**
+ * Whether the sampler continues every prompt as expected. Where the expected ids never end although they could (a least
+ * length was asked for), ends are passed over: the next best token is taken, and decoding goes on from there.
+ */
+const continuesGreedily = Effect.fnUntraced(function* (
+  policy: OrtPolicy.OrtPolicy,
+  logitsOf: LogitsOf,
+  rows: ReadonlyArray<{ readonly prompt: ReadonlyArray<number>; readonly expected: ReadonlyArray<number> }>
+) {
+  const ends = eosIds(policy.base.config)
+  const suppressed = rows.every(({ expected }) => !expected.some((id) => ends.includes(id)))
+  const until = (ids: ReadonlyArray<number>) => {
+    const end = ids.findIndex((id) => ends.includes(id))
+    return suppressed || end < 0 ? ids : ids.slice(0, end + 1)
+  }
+  const found: Array<Array<number>> = rows.map(() => [])
+  const secondBest = Effect.fnUntraced(function* (ids: ReadonlyArray<number>) {
+    const tokens = Tensor.int64(ids, [1, ids.length])
+    const logits = yield* logitsOf(
+      tokens,
+      Tensor.int64(
+        ids.map(() => 1),
+        [1, ids.length]
+      )
+    )
+    const last = logits.slice(-policy.vocabSize)
+    for (const id of ends) last[id] = Number.NEGATIVE_INFINITY
+    return last.indexOf(last.reduce((a, b) => Math.max(a, b)))
+  })
+
+  let open = rows.map((_, i) => i)
+  while (open.length > 0) {
+    const left = Math.max(...open.map((i) => rows[i]!.expected.length - found[i]!.length))
+    const prompts = open.map((i) => Prompt.make("", [...rows[i]!.prompt, ...found[i]!]))
+    const completions = yield* policy.sample(prompts, { maxNewTokens: left, temperature: 0, stopTokens: [] })
+    for (const [k, i] of open.entries()) {
+      const { expected, prompt } = rows[i]!
+      const ids = Array.from(completions[k]!.tokens)
+      const end = suppressed ? ids.findIndex((id) => ends.includes(id)) : -1
+      found[i]!.push(...(end < 0 ? ids : ids.slice(0, end)))
+      if (end >= 0 && found[i]!.length < expected.length) found[i]!.push(yield* secondBest([...prompt, ...found[i]!]))
+    }
+    // A row that ends at the context's end has nothing more to give.
+    open = suppressed ? open.filter((i) => found[i]!.length < rows[i]!.expected.length && found[i]!.length > 0) : []
+    const stuck = open.filter((i) => rows[i]!.prompt.length + found[i]!.length >= policy.contextLength)
+    open = open.filter((i) => !stuck.includes(i))
+  }
+  return rows.every(({ expected }, i) => {
+    const own = until(found[i]!.slice(0, expected.length))
+    const theirs = until(expected)
+    return own.length === theirs.length && own.every((id, t) => id === theirs[t])
+  })
+})
+
+// ---- reports
+
+/** Token ids are all that is compared, so a checkpoint needs no tokenizer. */
+const noTokenizer = (vocabSize: number): Tokenizer.Tokenizer => ({
+  vocabSize,
+  bosId: undefined,
+  eosId: undefined,
+  padId: undefined,
+  unkId: undefined,
+  specialIds: new Set(),
+  files: new Map(),
+  encode: () => new Int32Array(),
+  decode: () => "",
+  token: () => undefined,
+  applyChatTemplate: () => Result.succeed(""),
+  prompt: () => Result.succeed(Prompt.make("", []))
+})
+
+const isEncoderDecoder = Effect.fnUntraced(function* (directory: string) {
+  const path = join(directory, "config.json")
+  const config = yield* Effect.fromResult(Config.parse(yield* readText(path), path))
+  return config["is_encoder_decoder"] === true || config["model_type"] === "t5"
+})
+
+const openPolicy = Effect.fnUntraced(function* (directory: string) {
+  const weights = yield* Pretrained.loadWeights(directory)
+  return yield* OrtPolicy.make({ ...weights, tokenizer: noTokenizer(weights.decoder.vocabSize) })
+})
+
+const compareTensors = Effect.fnUntraced(function* (directory: string) {
+  const goldenPath = join(directory, "golden.json")
+  const meta = yield* Schema.decodeUnknownEffect(TensorGolden)(yield* readText(goldenPath))
+  const { tensors: golden } = yield* Safetensors.read(join(directory, "golden.safetensors"))
+  const policy = yield* openPolicy(directory)
+  const logitsOf = yield* compileLogits(policy)
+
+  const compareLogits = Effect.fnUntraced(function* (side: string) {
+    const ids = yield* find(golden, `${side}input_ids`)
+    const mask = yield* find(golden, `${side}attention_mask`)
+    return worstLogit(yield* logitsOf(ids, mask), yield* find(golden, `${side}logits`), mask)
+  })
+  const logits = yield* compareLogits("")
+  const left = yield* compareLogits("left_")
+
+  const prompts = unpadded(yield* find(golden, "prompt_ids"), yield* find(golden, "prompt_mask"))
+  const greedyIds = yield* find(golden, "greedy_ids")
+  const width = greedyIds.shape[1]!
+  const continued = prompts.map((prompt, b) => ({
+    prompt,
+    expected: Array.from({ length: width }, (_, t) => Number(greedyIds.data[b * width + t]))
+  }))
+  const greedy = yield* continuesGreedily(policy, logitsOf, continued)
+
+  const ids = yield* find(golden, "input_ids")
+  const examples = examplesOf(ids, yield* find(golden, "attention_mask"), yield* find(golden, "labels"))
+  const own = yield* compareGradients(policy, examples, golden)
+  const loss = Math.abs(own.loss / meta.loss - 1)
+
+  const { betas, clip_grad_norm, eps, lr, weight_decay } = meta.adamw
+  const learner = yield* OrtLearner.make({
+    policy,
+    loss: Sft.loss,
+    optimizer: Optimizer.adamW({
+      learningRate: lr,
+      beta1: betas[0],
+      beta2: betas[1],
+      epsilon: eps,
+      weightDecay: weight_decay,
+      maxGradNorm: clip_grad_norm,
+      decays: () => true
+    })
+  })
+  const records = yield* learner.update(meta.adamw_losses.map(() => examples))
+  const adamw = Math.abs(records.at(-1)!["loss"]! / meta.adamw_losses.at(-1)! - 1)
+
+  const pass =
+    logits <= tolerance.logits &&
+    left <= tolerance.logits &&
+    loss <= tolerance.loss &&
+    own.gradient.worst <= tolerance.gradient &&
+    greedy &&
+    adamw <= tolerance.adamw
+  return { name: meta.name, logits, left, loss, gradient: own.gradient, greedy, adamw, pass }
+}, Effect.scoped)
+
+/** Texts are stories separated by the end-of-text mark; a golden story names one by its place. */
+const storiesOf = (text: string): ReadonlyArray<string> =>
+  text
+    .split("<|endoftext|>")
+    .map((story) => story.trim())
+    .filter((story) => story !== "")
+
+const compareTexts = Effect.fnUntraced(function* (directory: string, goldenPath: string, textPath: string | undefined) {
+  const golden = yield* Schema.decodeUnknownEffect(TextGolden)(yield* readText(goldenPath))
+  const base = yield* Pretrained.load(directory)
+  const policy = yield* OrtPolicy.make(base)
+  const logitsOf = yield* compileLogits(policy)
+
+  const texts = textPath === undefined ? undefined : storiesOf(yield* readText(textPath))
+  const same = (own: ArrayLike<number>, expected: ReadonlyArray<number>) =>
+    own.length === expected.length && expected.every((id, i) => own[i] === id)
+  const ids =
+    golden.greedy.every(({ prompt, prompt_ids }) => same(base.tokenizer.encode(prompt), prompt_ids)) &&
+    golden.stories.every(({ ids, index }) => {
+      const text = texts === undefined ? base.tokenizer.decode(ids) : (texts[index] ?? "")
+      return same(base.tokenizer.encode(text).subarray(0, ids.length), ids)
+    })
+
+  const scored = yield* policy.logprobs(
+    golden.stories.map(({ ids }) => ({ prompt: ids.slice(0, 1), completion: ids.slice(1) }))
+  )
+  const errors = scored.map((logprobs, i) =>
+    Math.abs(-logprobs.reduce((a, b) => a + b, 0) / logprobs.length - golden.stories[i]!.nll)
+  )
+  const nll = errors.every((error) => error >= 0) ? Math.max(...errors) : Number.NaN
+  const greedy = yield* continuesGreedily(
+    policy,
+    logitsOf,
+    golden.greedy.map(({ ids, prompt_ids }) => ({ prompt: prompt_ids, expected: ids }))
+  )
+  return { name: basename(directory), ids, nll, greedy, pass: ids && nll <= tolerance.nll && greedy }
+}, Effect.scoped)
+
+const reasonOf = (error: { readonly message: string }): string => error.message
+
+/** Where the numbers are that a checkpoint is held against; by default, in its directory. */
+export interface Golden {
+  readonly path: string
+  /** The stories that the golden file names; without it, the ids are decoded and encoded again. */
+  readonly texts?: string | undefined
+}
+
+/** Compares one checkpoint. Never fails: what went wrong is part of the report. */
+export const compare = (directory: string, golden?: Golden | undefined) => {
+  const name = basename(directory)
+  const report = Effect.gen(function* () {
+    if (yield* isEncoderDecoder(directory)) {
+      return { name, pass: false, reason: "not supported yet: encoder-decoder" } as const
+    }
+    return golden === undefined
+      ? yield* compareTensors(directory)
+      : yield* compareTexts(directory, golden.path, golden.texts)
+  })
+  return Effect.catch(report, (error) => Effect.succeed({ name, pass: false, reason: reasonOf(error) } as const))
+}
