@@ -580,8 +580,9 @@ const connectWorker = (settings: Settings) =>
       Effect.promise(() => {
         // Graceful, so that native objects are freed by the thread that made them; a graph that is running ends first.
         client.link.post({ close: true }, [])
-        client.link.hold(true)
         breakDown(client, closed)
+        // Last: settling what was pending lets go of the program.
+        client.link.hold(true)
         return ended
       })
   ).pipe(Effect.map(({ client }) => client))

@@ -171,7 +171,7 @@ export const load: (
 
   // ModelError names the operations of policies; a forward pass over given text is the one that this is
   const refuse = (message: string) =>
-    new ModelError({ model: name, operation: "logprobs", message: `${name}: ${message}` })
+    new ModelError({ model: name, operation: "embed", message: `${name}: ${message}` })
 
   const tokensOf = (text: string, index: number): Result.Result<Int32Array, ModelError> => {
     const tokens = tokenizer.encode(text)
@@ -215,7 +215,7 @@ export const load: (
       )
       const outputs = yield* session
         .run(feedsOf(padded), { fetch: [hidden.name] })
-        .pipe(Effect.mapError(ExportedModel.runtimeError(name, "logprobs")))
+        .pipe(Effect.mapError(ExportedModel.runtimeError(name, "embed")))
       for (const [b, row] of pool(Safetensors.toFloat32(outputs.tensors[hidden.name]!), padded.mask).entries()) {
         const { index } = batch[b]!
         if (!row.every(Number.isFinite)) return yield* refuse(`its hidden states for text ${index} are not finite`)
