@@ -261,8 +261,6 @@ const transfer = (
       try: (signal) =>
         checkedFetch(source, signal)(`${hubUrl}/${repo}/resolve/${commit}/${encodeURIComponent(name)}`, {
           headers: {
-            // ranges count bytes of the file itself
-            "Accept-Encoding": "identity",
             ...(have > 0 ? { Range: `bytes=${have}-` } : {}),
             ...(token === undefined ? {} : { Authorization: `Bearer ${token}` })
           }

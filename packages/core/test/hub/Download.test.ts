@@ -61,6 +61,7 @@ const hub = (files: ReadonlyMap<string, Uint8Array>): Effect.Effect<Hub, never, 
             } else if (resolved !== undefined && state.files.has(resolved)) {
               const bytes = state.files.get(resolved)!
               const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? "")?.[1] ?? 0)
+              if (from >= bytes.byteLength) return response.writeHead(416).end()
               if (from > 0) {
                 response.writeHead(206, {
                   "Content-Range": `bytes ${from}-${bytes.byteLength - 1}/${bytes.byteLength}`
