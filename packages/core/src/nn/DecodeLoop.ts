@@ -259,7 +259,7 @@ const stepBody = (
     values.push(v)
   })
   const rotary = angles === null ? undefined : { ...angles, rows: now(angles.rows) }
-  const hidden = decoder.forward(g, weights, state.token, now(positions), attend, rotary)
+  const hidden = decoder.forward(g, weights, state.token, now(positions), attend, { angles: rotary })
   const logits = Heads.logits(g, hidden, weights(decoder.headWeight))
   const drawn = Sampling.next(
     g,

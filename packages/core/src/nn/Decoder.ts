@@ -54,6 +54,23 @@ export interface HeadSizes {
 }
 
 /**
+ * What the caller of a forward pass knows.
+ *
+ * **Details**
+ *
+ * `angles`: those of the positions, where a loop that knows the positions of its steps in advance has computed them once.
+ * `rmsNorm`: `"plain"` spells the operator out; by default it is fused. ONNX Runtime 1.30 leaves the second output of
+ * `SimplifiedLayerNormalization`, which its gradient reads, unwritten on WebGPU.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Given {
+  readonly angles?: Angles | undefined
+  readonly rmsNorm?: "fused" | "plain" | undefined
+}
+
+/**
  * A decoder-only language model.
  *
  * @category models
@@ -74,16 +91,13 @@ export interface Decoder extends HeadSizes {
   readonly headWeight: string
   /** Rotary angles of tokens at `positions` `[M]`, where the architecture has them. */
   readonly angles?: ((g: Graph, positions: Value) => Angles) | undefined
-  /**
-   * Final hidden states `[M, D]`, after the last norm, of `tokens` `[M]` at `positions` `[M]` (both `int64`). A loop that
-   * knows the positions of its steps in advance computes `angles` once and passes them.
-   */
+  /** Final hidden states `[M, D]`, after the last norm, of `tokens` `[M]` at `positions` `[M]` (both `int64`). */
   readonly forward: (
     g: Graph,
     weights: Weights,
     tokens: Value,
     positions: Value,
     attend: Attend,
-    angles?: Angles
+    given?: Given
   ) => Value
 }

@@ -12,7 +12,7 @@ import * as Op from "../onnx/Op.ts"
 import type { Decoder, Parameter } from "./Decoder.ts"
 import { linear } from "./Linear.ts"
 import { swiGlu } from "./Mlp.ts"
-import { rmsNorm } from "./Norm.ts"
+import { rmsNorm, rmsNormPlain } from "./Norm.ts"
 import * as Rope from "./Rope.ts"
 
 const Size = Schema.Int.check(Schema.isGreaterThan(0))
@@ -140,30 +140,31 @@ export const make = (config: LlamaConfig): Decoder => {
       ...(tied ? [] : [{ name: headWeight, shape: [vocabSize, width], decay: true }])
     ],
     angles: (g, positions) => Rope.angles(g, positions, perPosition),
-    forward: (g, weights, tokens, positions, attend, known) => {
-      const angles = known ?? Rope.angles(g, positions, perPosition)
+    forward: (g, weights, tokens, positions, attend, given = {}) => {
+      const angles = given.angles ?? Rope.angles(g, positions, perPosition)
+      const norm = given.rmsNorm === "plain" ? rmsNormPlain : rmsNorm
       const rows = tokens.shape[0]!
       let x = Op.Gather(g, weights("model.embed_tokens.weight"), tokens)
       for (let i = 0; i < layers; i++) {
         const w = (name: string) => weights(`model.layers.${i}.${name}`)
-        const normed = rmsNorm(g, x, w("input_layernorm.weight"), epsilon)
+        const normed = norm(g, x, w("input_layernorm.weight"), epsilon)
         const project = (name: string, bias: boolean) =>
           linear(g, normed, w(`self_attn.${name}.weight`), bias ? w(`self_attn.${name}.bias`) : undefined)
         const headNorm = (y: Value, name: string) => {
           if (!headNorms) return y
           const heads = Op.Reshape(g, y, [rows, (y.shape[1] as number) / headDim, headDim])
-          return Op.Reshape(g, rmsNorm(g, heads, w(`self_attn.${name}.weight`), epsilon), y.shape)
+          return Op.Reshape(g, norm(g, heads, w(`self_attn.${name}.weight`), epsilon), y.shape)
         }
         const q = Rope.rotate(g, headNorm(project("q_proj", qkvBias), "q_norm"), angles)
         const k = Rope.rotate(g, headNorm(project("k_proj", qkvBias), "k_norm"), angles)
         const mixed = attend(i, q, k, project("v_proj", qkvBias))
         const bias = outputBias ? w("self_attn.o_proj.bias") : undefined
         x = Op.Add(g, x, linear(g, mixed, w("self_attn.o_proj.weight"), bias))
-        const inner = rmsNorm(g, x, w("post_attention_layernorm.weight"), epsilon)
+        const inner = norm(g, x, w("post_attention_layernorm.weight"), epsilon)
         const mlp = swiGlu(g, inner, w("mlp.gate_proj.weight"), w("mlp.up_proj.weight"), w("mlp.down_proj.weight"))
         x = Op.Add(g, x, mlp)
       }
-      return rmsNorm(g, x, weights("model.norm.weight"), epsilon)
+      return norm(g, x, weights("model.norm.weight"), epsilon)
     }
   }
 }
