@@ -1,0 +1,68 @@
+/**
+ * How many real tokens per second does an epoch of supervised fine-tuning take in, padding not counted, and how does that
+ * compare with a peer?
+ */
+import { readFile } from "node:fs/promises"
+import { Sft } from "@attune/core"
+import { Pretrained } from "@attune/core/hub"
+import { Optimizer } from "@attune/core/onnx"
+import { OrtLearner, OrtPolicy } from "@attune/core/ort"
+import { Effect, Stream } from "effect"
+import { type Bench, number } from "./Bench.ts"
+import * as Peer from "./Peer.ts"
+
+export const bench: Bench = {
+  question: "real tokens per second of one epoch over texts, in an order that is drawn anew; tokenizing is not timed",
+  flags: {
+    model: "model directory (default ../shared/data/tinystories-656K)",
+    text: "texts, separated by <|endoftext|> (default ../shared/data/tinystories/train.txt)",
+    rows: "texts, from the start of the file (default 512)",
+    batch: "sequences per step (default 16)",
+    length: "most tokens of a text that are used (default 256)",
+    rounds: "epochs that are measured (default 3)",
+    peer: "shell command that prints a JSON line with tokens_per_s; run after each round, and compared"
+  },
+  run: ({ flags }) =>
+    Stream.unwrap(
+      Effect.gen(function* () {
+        const base = yield* Pretrained.load(flags.get("model") ?? "../shared/data/tinystories-656K")
+        const path = flags.get("text") ?? "../shared/data/tinystories/train.txt"
+        const text = yield* Effect.tryPromise(() => readFile(path, "utf8"))
+        const [rows, batch] = [number(flags, "rows", 512), number(flags, "batch", 16)]
+        const [length, rounds] = [number(flags, "length", 256), number(flags, "rounds", 3)]
+        const command = flags.get("peer")
+
+        const examples = text
+          .split("<|endoftext|>")
+          .map((story) => story.trim())
+          .filter((story) => story !== "")
+          .slice(0, rows)
+          .map((story) => Sft.example([], base.tokenizer.encode(story).subarray(0, length)))
+        const tokens = examples.reduce((sum, example) => sum + example.tokens.length, 0)
+        const epoch = (round: number) => {
+          const order = Sft.order(examples.length, 0, round)
+          return Array.from({ length: Math.ceil(examples.length / batch) }, (_, i) =>
+            Array.from(order.subarray(i * batch, (i + 1) * batch), (index) => examples[index]!)
+          )
+        }
+
+        const policy = yield* OrtPolicy.make(base)
+        const optimizer = Optimizer.adamW({ learningRate: 5e-4, maxGradNorm: 1 })
+        const learner = yield* OrtLearner.make({ policy, loss: Sft.loss, optimizer })
+        const start = yield* learner.state
+        yield* learner.update(epoch(0).slice(0, 2))
+        const own: Array<number> = []
+        const peer: Array<number> = []
+        for (let round = 0; round < rounds; round++) {
+          yield* learner.restore(start)
+          const batches = epoch(round)
+          const begun = performance.now()
+          yield* learner.update(batches)
+          own.push((1000 * tokens) / (performance.now() - begun))
+          if (command !== undefined) peer.push(yield* Peer.measure(command, "tokens_per_s"))
+        }
+        const name = `${examples.length} texts, ${tokens} tokens`
+        return Stream.fromIterable(Peer.compared({ case: name, unit: "tokens/s", values: own }, peer, "more"))
+      })
+    )
+}
