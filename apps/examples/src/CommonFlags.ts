@@ -1,12 +1,31 @@
 /**
- * Flags that every example takes.
+ * Flags that every example takes, and how examples end: with their results, one line that says what is wrong, or a
+ * checkpoint to go on from.
  *
  * @since 0.1.0
  */
-import { Progress } from "@attune/core"
+
+import { existsSync } from "node:fs"
+import { access, constants } from "node:fs/promises"
+import { join } from "node:path"
+import { AtomicFile, Checkpoint, Progress } from "@attune/core"
 import { Device } from "@attune/core/ort"
-import { Effect, Layer, Option, Schema } from "effect"
+import { Cause, Console, Effect, FileSystem, Layer, LogLevel, Option, Runtime, Schema } from "effect"
 import { Flag } from "effect/cli"
+
+/**
+ * A flag for a number of things, at least one.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const count = (name: string): Flag.Flag<number> =>
+  Flag.Int(name).pipe(
+    Flag.filter(
+      (value) => Number.isSafeInteger(value) && value >= 1,
+      () => "a whole number from 1"
+    )
+  )
 
 /**
  * `--seed`, `--out`, `--quick`, `--resume`, `--quiet`, `--provider`, `--threads`.
@@ -15,7 +34,14 @@ import { Flag } from "effect/cli"
  * @since 0.1.0
  */
 export const flags = {
-  seed: Flag.Int("seed").pipe(Flag.withDescription("Seed of every random draw. Default 0"), Flag.withDefault(0)),
+  seed: Flag.Int("seed").pipe(
+    Flag.withDescription("Seed of every random draw. Default 0"),
+    Flag.filter(
+      (value) => Number.isSafeInteger(value),
+      () => `a whole number up to ${Number.MAX_SAFE_INTEGER}`
+    ),
+    Flag.withDefault(0)
+  ),
   out: Flag.String("out").pipe(
     Flag.withMetavar("DIR"),
     Flag.withDescription("Where run log, checkpoints, model and summary.json go. Default out/NAME"),
@@ -34,22 +60,77 @@ export const flags = {
     Flag.withDescription("Where graphs run. Default auto: CUDA where it works, otherwise the CPU"),
     Flag.withDefault("auto")
   ),
-  threads: Flag.Int("threads").pipe(Flag.withDescription("Threads on the CPU. Default all"), Flag.optional)
+  threads: count("threads").pipe(Flag.withDescription("Threads on the CPU. Default all"), Flag.optional)
 } as const
 
 /**
- * An example that could not finish; the message says what to do.
+ * An example that could not finish; the message says what to do. {@link run} has shown it.
  *
  * @category errors
  * @since 0.1.0
  */
 export class ExampleError extends Schema.TaggedError<ExampleError>()("ExampleError", {
   message: Schema.String,
-  cause: Schema.Defect()
-}) {}
+  cause: Schema.optionalKey(Schema.Defect())
+}) {
+  // False means that nobody needs to report it any more.
+  override readonly [Runtime.errorReported] = false
+}
+
+/**
+ * Reads a text file that a flag named.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const readText: (file: string) => Effect.Effect<string, ExampleError, FileSystem.FileSystem> = Effect.fn(
+  "CommonFlags.readText"
+)(function* (file) {
+  const fs = yield* FileSystem.FileSystem
+  return yield* fs.readFileString(file).pipe(
+    Effect.mapError((cause) => {
+      const why = cause.reason._tag === "NotFound" ? "no such file" : cause.message
+      return new ExampleError({ message: `${file}: cannot be read: ${why}`, cause })
+    })
+  )
+})
+
+// What would otherwise only be noticed after minutes of work.
+const prepare = Effect.fnUntraced(function* (directory: string, resume: boolean) {
+  yield* Effect.tryPromise({
+    try: async () => {
+      await AtomicFile.makeDirectory(directory)
+      await access(directory, constants.W_OK)
+    },
+    catch: (cause) => new AtomicFile.FileWriteError({ path: directory, cause })
+  })
+  if (!resume && existsSync(join(directory, "run.jsonl"))) {
+    return yield* new ExampleError({
+      message: `${directory} holds an earlier run: go on from it with --resume, or choose another directory with --out`
+    })
+  }
+})
+
+// Control characters of a file's text or a model's name would move the cursor.
+const oneLine = (message: string) => message.replace(/\s*[\r\n]+\s*/g, "; ").replace(/\p{Cc}/gu, "?")
+
+const interrupted = Effect.fnUntraced(function* (directory: string) {
+  const steps = yield* Effect.orElseSucceed(Checkpoint.steps(join(directory, "checkpoints")), () => [])
+  yield* Console.error(
+    steps.length === 0
+      ? "interrupted before there was a checkpoint; start again with --resume to reuse the directory"
+      : `interrupted; ${directory} has a checkpoint of step ${steps[0]}: the same command with --resume goes on from it`
+  )
+})
 
 /**
  * Runs an example's program on the device, and with the progress display, that the flags ask for.
+ *
+ * **Details**
+ *
+ * `directory` is where the example writes; it must be writable and, unless the run resumes, without an earlier run. A
+ * failure is shown as one line on standard error, with its whole cause under `--log-level debug`; an interruption says
+ * which checkpoint there is.
  *
  * @category running
  * @since 0.1.0
@@ -60,7 +141,9 @@ export const run = <A, E extends { readonly message: string }, R>(
     readonly provider: "auto" | Device.Provider
     readonly threads: Option.Option<number>
     readonly quiet: boolean
-  }
+    readonly resume: boolean
+  },
+  directory: string
 ) =>
   program.pipe(
     Effect.scoped,
@@ -70,5 +153,15 @@ export const run = <A, E extends { readonly message: string }, R>(
         Progress.layer(chosen.quiet ? { mode: "quiet" } : {})
       )
     ),
-    Effect.mapError((cause) => new ExampleError({ message: cause.message, cause }))
+    (work) => Effect.andThen(prepare(directory, chosen.resume), work),
+    Effect.onError(
+      Effect.fnUntraced(function* (cause) {
+        if (yield* LogLevel.isEnabled("Debug")) yield* Console.error(Cause.pretty(cause))
+        if (Cause.hasInterruptsOnly(cause)) yield* interrupted(directory)
+      })
+    ),
+    Effect.tapError(({ message }) => Console.error(`error: ${oneLine(message)}`)),
+    Effect.mapError((cause) =>
+      cause instanceof ExampleError ? cause : new ExampleError({ message: cause.message, cause })
+    )
   )

@@ -3,6 +3,8 @@
  *
  * @since 0.1.0
  */
+
+import { join } from "node:path"
 import { Sft, Tokenizer } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { Initial, Llama } from "@attune/core/nn"
@@ -10,7 +12,6 @@ import { LearningRate, Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
 import { Clock, Console, Effect, Option, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
-import { join } from "node:path"
 import * as CommonFlags from "./CommonFlags.ts"
 import * as Corpus from "./desk/Corpus.ts"
 import * as Format from "./desk/Format.ts"
@@ -47,8 +48,8 @@ export const config = {
 
 const flags = {
   ...CommonFlags.flags,
-  steps: Flag.Int("steps").pipe(Flag.withDescription("Optimizer steps. Default 3000"), Flag.withDefault(3000)),
-  batch: Flag.Int("batch").pipe(Flag.withDescription("Documents per step. Default 64"), Flag.withDefault(64)),
+  steps: CommonFlags.count("steps").pipe(Flag.withDescription("Optimizer steps. Default 3000"), Flag.withDefault(3000)),
+  batch: CommonFlags.count("batch").pipe(Flag.withDescription("Documents per step. Default 64"), Flag.withDefault(64)),
   tokenizer: Flag.String("tokenizer").pipe(
     Flag.withMetavar("DIR"),
     Flag.withDescription("Folder with tokenizer.json. Default the shipped one"),
@@ -65,11 +66,11 @@ const flags = {
 export const command = Command.make(
   "pretrain",
   flags,
-  Effect.fn("Pretrain")(function*(chosen) {
+  Effect.fn("Pretrain")(function* (chosen) {
     const started = yield* Clock.currentTimeMillis
     const out = Option.getOrElse(chosen.out, () => "out/pretrain")
     const steps = chosen.quick ? 20 : chosen.steps
-    const program = Effect.gen(function*() {
+    const program = Effect.gen(function* () {
       const decoder = Llama.make(yield* Schema.decodeUnknownEffect(Llama.LlamaConfig)(config))
       const tokenizer = yield* Tokenizer.load(chosen.tokenizer)
       const base: Pretrained.Pretrained = {
@@ -111,7 +112,7 @@ export const command = Command.make(
       for (const line of Report.table(measurements)) yield* Console.log(line)
       yield* Console.log(`model: ${join(out, "model")}   summary: ${path}`)
     })
-    yield* CommonFlags.run(program, chosen)
+    yield* CommonFlags.run(program, chosen, out)
   })
 ).pipe(
   Command.withDescription(

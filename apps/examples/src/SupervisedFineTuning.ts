@@ -3,13 +3,14 @@
  *
  * @since 0.1.0
  */
+
+import { join } from "node:path"
 import { Demonstration, JsonLines, Sft } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { LearningRate, Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
-import { Clock, Console, Effect, FileSystem, Option } from "effect"
+import { Clock, Console, Effect, Option, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
-import { join } from "node:path"
 import * as CommonFlags from "./CommonFlags.ts"
 import * as Dice from "./desk/Dice.ts"
 import * as Feedback from "./desk/Feedback.ts"
@@ -41,18 +42,31 @@ const flags = {
     Flag.withDescription("Prompts to sample before and after, one a line. Default taken from the held-out data"),
     Flag.optional
   ),
-  rows: Flag.Int("rows").pipe(Flag.withDescription("Most examples to train on. Default 1500"), Flag.withDefault(1500)),
-  epochs: Flag.Int("epochs").pipe(Flag.withDescription("Passes over the examples. Default 1"), Flag.withDefault(1)),
-  batch: Flag.Int("batch").pipe(Flag.withDescription("Examples per step. Default 16"), Flag.withDefault(16)),
-  length: Flag.Int("length").pipe(
-    Flag.withDescription("Longest example in tokens; longer documents of --text are cut. Default 256"),
-    Flag.withDefault(256)
+  rows: CommonFlags.count("rows").pipe(
+    Flag.withDescription("Most examples to train on. Default 1500"),
+    Flag.withDefault(1500)
+  ),
+  epochs: CommonFlags.count("epochs").pipe(
+    Flag.withDescription("Passes over the examples. Default 1"),
+    Flag.withDefault(1)
+  ),
+  batch: CommonFlags.count("batch").pipe(Flag.withDescription("Examples per step. Default 16"), Flag.withDefault(16)),
+  length: CommonFlags.count("length").pipe(
+    Flag.withDescription(
+      "Longest example in tokens, at most the model's context; longer ones are cut at their end. " +
+        "Default 256 for --text; demonstrations are not cut, and longer ones than the context refused"
+    ),
+    Flag.optional
   ),
   learningRate: Flag.Finite("learning-rate").pipe(
     Flag.withDescription("Peak learning rate, falling along a cosine. Default 5e-4"),
+    Flag.filter(
+      (value) => value > 0,
+      () => "a number above 0"
+    ),
     Flag.withDefault(5e-4)
   ),
-  maxNewTokens: Flag.Int("max-new-tokens").pipe(
+  maxNewTokens: CommonFlags.count("max-new-tokens").pipe(
     Flag.withDescription("Length of the samples that are shown. Default 64"),
     Flag.withDefault(64)
   )
@@ -77,36 +91,75 @@ const heldOutShare = 0.05
 export const command = Command.make(
   "sft",
   flags,
-  Effect.fn("SupervisedFineTuning")(function*(chosen) {
+  Effect.fn("SupervisedFineTuning")(function* (chosen) {
     const started = yield* Clock.currentTimeMillis
     const out = Option.getOrElse(chosen.out, () => "out/sft")
     const rows = chosen.quick ? Math.min(64, chosen.rows) : chosen.rows
     const scored = chosen.quick ? 20 : 300
 
-    const splitOff = (examples: ReadonlyArray<Sft.Example>) => {
+    const splitOff = Effect.fnUntraced(function* (examples: ReadonlyArray<Sft.Example>, file: string, what: string) {
+      if (examples.length < 2) {
+        const message = `${file}: has ${examples.length} ${what}; give at least 2, since some are held out to measure on`
+        return yield* new CommonFlags.ExampleError({ message })
+      }
       const kept = Math.max(1, Math.ceil(Math.min(rows, examples.length) * heldOutShare))
       return { train: examples.slice(kept, kept + rows), heldOut: examples.slice(0, kept) }
-    }
+    })
 
-    const fromText = Effect.fn(function*(file: string, base: Pretrained.Pretrained) {
-      const fs = yield* FileSystem.FileSystem
-      const documents = (yield* fs.readFileString(file)).split("<|endoftext|>").map((text) => text.trim()).filter(
-        (text) => text !== ""
+    const fromText = Effect.fn(function* (file: string, base: Pretrained.Pretrained) {
+      const documents = (yield* CommonFlags.readText(file))
+        .split("<|endoftext|>")
+        .map((text) => text.trim())
+        .filter((text) => text !== "")
+      const longest = Math.min(
+        Option.getOrElse(chosen.length, () => 256),
+        base.decoder.contextLength
       )
-      const longest = Math.min(chosen.length, base.decoder.contextLength)
-      const examples = documents.map((text) => Sft.example([], base.tokenizer.encode(text).subarray(0, longest)))
+      const examples = documents
+        .map((text) => Sft.example([], base.tokenizer.encode(text).subarray(0, longest)))
+        // Nothing predicts the first token, so a document of one teaches nothing.
+        .filter(({ tokens }) => tokens.length > 1)
       const opening = (text: string) => text.split(/\s+/).slice(0, 6).join(" ")
-      return { ...splitOff(examples), prompts: documents.slice(0, 4).map(opening), tickets: [] } satisfies Material
+      const split = yield* splitOff(examples, file, "documents of two tokens or more, separated by <|endoftext|>")
+      return { ...split, prompts: documents.slice(0, 4).map(opening), tickets: [] } satisfies Material
     })
 
-    const fromDemonstrations = Effect.fn(function*(file: string, base: Pretrained.Pretrained) {
-      const demonstrations = yield* JsonLines.read(file, Demonstration.Demonstration)
-      const examples = yield* Effect.fromResult(Sft.examples(base.tokenizer, demonstrations))
-      const prompts = demonstrations.slice(0, 4).flatMap(({ prompt }) => typeof prompt === "string" ? [prompt] : [])
-      return { ...splitOff(examples), prompts, tickets: [] } satisfies Material
+    // An example from the demonstration on a line, no longer than the model and --length allow.
+    const fitted = Effect.fnUntraced(function* (
+      file: string,
+      { line, value }: JsonLines.Numbered<Demonstration.Demonstration>,
+      { decoder: { contextLength }, tokenizer }: Pretrained.Pretrained
+    ) {
+      const refuse = (reason: string) => new JsonLines.FeedbackLineError({ file, line, reason })
+      const [example] = yield* Effect.fromResult(Sft.examples(tokenizer, [value])).pipe(
+        Effect.mapError(({ message }) => refuse(message))
+      )
+      const { fields, tokens, weights } = example!
+      if (tokens.length > contextLength && Option.isNone(chosen.length)) {
+        return yield* refuse(
+          `has ${tokens.length} tokens, more than the model's context of ${contextLength}; ` +
+            `shorten it, or cut such examples at their end with --length ${contextLength}`
+        )
+      }
+      const longest = Math.min(
+        Option.getOrElse(chosen.length, () => contextLength),
+        contextLength
+      )
+      const cut: Sft.Example = { fields, tokens: tokens.subarray(0, longest), weights: weights.subarray(0, longest) }
+      if (!cut.weights.some((weight) => weight > 0)) {
+        return yield* refuse(`its prompt leaves no room for a completion within ${longest} tokens; shorten the prompt`)
+      }
+      return cut
     })
 
-    const fromDesk = Effect.fn(function*(base: Pretrained.Pretrained) {
+    const fromDemonstrations = Effect.fn(function* (file: string, base: Pretrained.Pretrained) {
+      const lines = yield* Stream.runCollect(JsonLines.numbered(file, Demonstration.Demonstration))
+      const examples = yield* Effect.forEach(lines, (line) => fitted(file, line, base))
+      const prompts = lines.slice(0, 4).flatMap(({ value: { prompt } }) => (typeof prompt === "string" ? [prompt] : []))
+      return { ...(yield* splitOff(examples, file, "demonstrations")), prompts, tickets: [] } satisfies Material
+    })
+
+    const fromDesk = Effect.fn(function* (base: Pretrained.Pretrained) {
       const make = (split: "train" | "test", seed: number, n: number) => {
         const tickets = Ticket.generate({ seed, split, n })
         return { tickets, demonstrations: Feedback.demonstrations(tickets, Dice.make(seed)) }
@@ -121,7 +174,7 @@ export const command = Command.make(
       } satisfies Material
     })
 
-    const program = Effect.gen(function*() {
+    const program = Effect.gen(function* () {
       const base = yield* Pretrained.load(yield* Pretrained.resolve(chosen.model))
       const material = yield* Option.match(chosen.text, {
         onSome: (file) => fromText(file, base),
@@ -131,14 +184,17 @@ export const command = Command.make(
             onNone: () => fromDesk(base)
           })
       })
-      const fs = yield* FileSystem.FileSystem
       const prompts = yield* Option.match(chosen.prompts, {
-        onSome: (file) => Effect.map(fs.readFileString(file), (text) => text.split("\n").filter((line) => line !== "")),
+        onSome: Effect.fnUntraced(function* (file) {
+          const lines = (yield* CommonFlags.readText(file)).split(/\r?\n/).filter((line) => line.trim() !== "")
+          if (lines.length > 0) return lines
+          return yield* new CommonFlags.ExampleError({ message: `${file}: has no prompts; write one a line` })
+        }),
         onNone: () => Effect.succeed(material.prompts)
       })
 
       const policy = yield* OrtPolicy.make(base)
-      const measure = Effect.fn(function*(system: string) {
+      const measure = Effect.fn(function* (system: string) {
         const nll = yield* Evaluate.heldOut(policy, material.heldOut)
         const measured = [Report.mean(system, "held-out loss", "nats/token", nll)]
         if (material.tickets.length === 0) return measured
@@ -146,8 +202,18 @@ export const command = Command.make(
         const sampled = yield* Evaluate.summaries(policy, material.tickets, { temperature: 1, seed: chosen.seed })
         return [
           ...measured,
-          Report.mean(system, "gold score, greedy", "of 4", greedy.map(({ score }) => score)),
-          Report.mean(system, "gold score, sampled", "of 4", sampled.map(({ score }) => score))
+          Report.mean(
+            system,
+            "gold score, greedy",
+            "of 4",
+            greedy.map(({ score }) => score)
+          ),
+          Report.mean(
+            system,
+            "gold score, sampled",
+            "of 4",
+            sampled.map(({ score }) => score)
+          )
         ]
       })
       const show = policy.sample(prompts, { maxNewTokens: chosen.maxNewTokens, temperature: 0.8, seed: chosen.seed })
@@ -182,7 +248,7 @@ export const command = Command.make(
       for (const line of Report.table(measurements)) yield* Console.log(line)
       yield* Console.log(`model: ${join(out, "model")}   summary: ${path}   ${seconds.toFixed(0)} s`)
     })
-    yield* CommonFlags.run(program, chosen)
+    yield* CommonFlags.run(program, chosen, out)
   })
 ).pipe(
   Command.withDescription(

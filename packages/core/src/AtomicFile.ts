@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { createHash } from "node:crypto"
-import { mkdir, open, rename, rm } from "node:fs/promises"
+import { mkdir, open, rename, rm, stat } from "node:fs/promises"
 import { basename, dirname, join } from "node:path"
 import { Effect, Schema } from "effect"
 
@@ -61,6 +61,31 @@ export const explain = (cause: unknown): string => {
   const hint = known === undefined ? undefined : hints[known]
   if (hint !== undefined) return `${hint} (${known})`
   return cause instanceof Error ? cause.message : String(cause)
+}
+
+/**
+ * Makes a directory and those above it where they are absent. Rejects with the error of the operating system.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const makeDirectory = async (path: string): Promise<void> => {
+  const isThere = () =>
+    stat(path).then(
+      (entry) => entry.isDirectory(),
+      () => false
+    )
+  try {
+    await mkdir(path)
+  } catch (cause) {
+    if (await isThere()) return
+    if (code(cause) !== "ENOENT" || dirname(path) === path) throw cause
+    await makeDirectory(dirname(path))
+    // Node's own recursion never ends where this second attempt fails like the first, as in /proc.
+    await mkdir(path).catch(async (again) => {
+      if (!(await isThere())) throw again
+    })
+  }
 }
 
 // One call of write(2) moves at most 2 GiB, and hashing in pieces lets other fibers run in between.
@@ -129,7 +154,7 @@ export const write: (path: string, chunks: Iterable<Uint8Array>) => Effect.Effec
   Effect.tryPromise({
     try: async () => {
       const directory = dirname(path)
-      await mkdir(directory, { recursive: true })
+      await makeDirectory(directory)
       const temporary = join(directory, `.${basename(path)}.${process.pid}-${serial++}.tmp`)
       try {
         const written = await writeSynced(temporary, chunks)

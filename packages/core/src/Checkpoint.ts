@@ -271,6 +271,22 @@ const candidates = async (root: string): Promise<ReadonlyArray<Candidate>> => {
     .sort((a, b) => b.step - a.step || a.name.length - b.name.length)
 }
 
+const list = (root: string): Effect.Effect<ReadonlyArray<Candidate>, CheckpointError> =>
+  Effect.tryPromise({
+    try: () => candidates(root),
+    catch: (cause) =>
+      new CheckpointError({ path: root, reason: "Read", detail: `cannot read: ${AtomicFile.explain(cause)}`, cause })
+  })
+
+/**
+ * Steps of the checkpoints under `root`, newest first, whole or not.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const steps: (root: string) => Effect.Effect<ReadonlyArray<number>, CheckpointError> = (root) =>
+  Effect.map(list(root), (found) => [...new Set(found.map(({ step }) => step))])
+
 /**
  * Reads the newest whole checkpoint under `root`, or nothing when there is none.
  *
@@ -288,12 +304,7 @@ export const latest: <State = Schema.Json>(
 ) => Effect.Effect<Option.Option<Checkpoint<State>>, CheckpointError> = Effect.fn("Checkpoint.latest")(function* <
   State
 >(root: string, expected: Expected<State> = {}) {
-  const found = yield* Effect.tryPromise({
-    try: () => candidates(root),
-    catch: (cause) =>
-      new CheckpointError({ path: root, reason: "Read", detail: `cannot read: ${AtomicFile.explain(cause)}`, cause })
-  })
-  for (const { name } of found) {
+  for (const { name } of yield* list(root)) {
     const path = join(root, name)
     const checkpoint = yield* load(path, expected).pipe(
       Effect.map(Option.some),

@@ -61,6 +61,40 @@ const decodeLine = <A>(schema: Schema.Codec<A, unknown>) => {
 }
 
 /**
+ * A value with the 1-based line that it stands on, for whoever finds fault with it later.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Numbered<A> {
+  readonly line: number
+  readonly value: A
+}
+
+/**
+ * Like {@link stream}, with line numbers.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const numbered = <A>(
+  file: string,
+  schema: Schema.Codec<A, unknown>
+): Stream.Stream<Numbered<A>, FeedbackLineError, FileSystem.FileSystem> => {
+  const decode = decodeLine(schema)
+  return Stream.unwrap(Effect.map(FileSystem.FileSystem, (fs) => fs.stream(file))).pipe(
+    Stream.mapError((error) => new FeedbackLineError({ file, reason: `cannot be read: ${error.message}` })),
+    Stream.decodeText,
+    Stream.splitLines,
+    Stream.zipWithIndex,
+    Stream.filter(([text]) => text.trim() !== ""),
+    Stream.mapEffect(([text, index]) =>
+      Effect.fromResult(Result.map(decode(file, index + 1, text), (value) => ({ line: index + 1, value })))
+    )
+  )
+}
+
+/**
  * Decodes a file as it is read, holding one block of it in memory. Fails at the first line that cannot be decoded.
  *
  * @category decoding
@@ -69,17 +103,8 @@ const decodeLine = <A>(schema: Schema.Codec<A, unknown>) => {
 export const stream = <A>(
   file: string,
   schema: Schema.Codec<A, unknown>
-): Stream.Stream<A, FeedbackLineError, FileSystem.FileSystem> => {
-  const decode = decodeLine(schema)
-  return Stream.unwrap(Effect.map(FileSystem.FileSystem, (fs) => fs.stream(file))).pipe(
-    Stream.mapError((error) => new FeedbackLineError({ file, reason: `cannot be read: ${error.message}` })),
-    Stream.decodeText,
-    Stream.splitLines,
-    Stream.zipWithIndex,
-    Stream.filter(([text]) => text.trim() !== ""),
-    Stream.mapEffect(([text, index]) => Effect.fromResult(decode(file, index + 1, text)))
-  )
-}
+): Stream.Stream<A, FeedbackLineError, FileSystem.FileSystem> =>
+  Stream.map(numbered(file, schema), ({ value }) => value)
 
 /**
  * Decodes a whole file.

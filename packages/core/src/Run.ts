@@ -6,11 +6,12 @@
  *
  * @since 0.1.0
  */
-import { Effect, Exit, Option, type Schema, type Scope } from "effect"
+
 import { createHash } from "node:crypto"
 import { join } from "node:path"
+import { Effect, Exit, Option, type Schema, type Scope } from "effect"
 import * as Checkpoint from "./Checkpoint.ts"
-import type { Learner, LearnerError, StepMetrics } from "./Learner.ts"
+import { type Learner, LearnerError, type StepMetrics } from "./Learner.ts"
 import type { Fields } from "./Loss.ts"
 import * as RunLog from "./RunLog.ts"
 import type { Tensor } from "./Tensor.ts"
@@ -79,7 +80,8 @@ export interface Run {
 export const digest = (parts: Iterable<string | Int32Array | Float32Array>): string => {
   const hash = createHash("sha256")
   for (const part of parts) {
-    const bytes = typeof part === "string" ? Buffer.from(part) : Buffer.from(part.buffer, part.byteOffset, part.byteLength)
+    const bytes =
+      typeof part === "string" ? Buffer.from(part) : Buffer.from(part.buffer, part.byteOffset, part.byteLength)
     // The length keeps neighbours apart: "ab", "c" is not "a", "bc".
     hash.update(`${bytes.byteLength}:`).update(bytes)
   }
@@ -91,8 +93,9 @@ export const digest = (parts: Iterable<string | Int32Array | Float32Array>): str
  *
  * **Details**
  *
- * Fails with `CheckpointError` when the checkpoints belong to another run, with `RunLogError` when the directory holds a
- * run that was not asked to be resumed or cannot be written.
+ * Fails with `CheckpointError` when the checkpoints belong to another run or none of them is whole, with `RunLogError`
+ * when the directory holds a run that was not asked to be resumed or cannot be written, and with `LearnerError` (reason
+ * `input`) for counts below 1.
  *
  * @category constructors
  * @since 0.1.0
@@ -103,8 +106,13 @@ export const open: <F extends Fields>(
   options: KeepOptions
 ) => Effect.Effect<Run, RunLog.RunLogError | Checkpoint.CheckpointError | LearnerError, Scope.Scope> = Effect.fn(
   "Run.open"
-)(function*<F extends Fields>(learner: Learner<F>, identity: Identity, options: KeepOptions) {
-  const every = options.checkpointEvery ?? 100
+)(function* <F extends Fields>(learner: Learner<F>, identity: Identity, options: KeepOptions) {
+  const { checkpointEvery: every = 100, keepLast = 2 } = options
+  for (const [name, count] of Object.entries({ checkpointEvery: every, keepLast })) {
+    if (Number.isSafeInteger(count) && count >= 1) continue
+    const message = `${name} must be a whole number from 1, got ${count}`
+    return yield* new LearnerError({ reason: "input", step: 0, message })
+  }
   const { steps: total } = identity
   const nextDue = (step: number) => Math.min(total, (Math.floor(step / every) + 1) * every)
   const until = (step: number) => Math.min(nextDue(step), step + learner.stepsPerRun)
@@ -117,6 +125,17 @@ export const open: <F extends Fields>(
   const fingerprint = digest([learner.fingerprint, JSON.stringify(identity)])
   const root = join(directory, "checkpoints")
   const found = options.resume === true ? yield* Checkpoint.latest(root, { fingerprint }) : Option.none()
+  if (options.resume === true && Option.isNone(found)) {
+    // A run killed before its first checkpoint has none and starts again; damaged ones are no reason to lose its log.
+    const damaged = yield* Checkpoint.steps(root)
+    if (damaged.length > 0) {
+      return yield* new Checkpoint.CheckpointError({
+        path: root,
+        reason: "Corrupt",
+        detail: `no checkpoint in it is whole (of steps ${damaged.join(", ")}); restore one, or start again elsewhere`
+      })
+    }
+  }
   const start = Option.isSome(found) ? found.value.step : 0
   if (Option.isSome(found)) {
     const tensors = found.value.tensors as Readonly<Record<string, ReadonlyMap<string, Tensor<"float32">>>>
@@ -134,12 +153,12 @@ export const open: <F extends Fields>(
 
   let logged = start
   let saved = Option.isSome(found) ? start : -1
-  const save = Effect.gen(function*() {
+  const save = Effect.gen(function* () {
     const { step, tensors } = yield* learner.state
     // Steps whose metrics an interruption swallowed are taken again after resuming, so that the log has no gap.
     if (step === saved || step !== logged) return
     const content = { step, fingerprint, tensors, state: {}, seeds: identity.seeds, cursor: { step } }
-    yield* Checkpoint.save(root, content, { keepLast: options.keepLast ?? 2 })
+    yield* Checkpoint.save(root, content, { keepLast })
     saved = step
   })
   yield* Effect.addFinalizer((exit) =>
@@ -151,7 +170,7 @@ export const open: <F extends Fields>(
   return {
     step: start,
     until,
-    record: Effect.fn("Run.record")(function*(steps) {
+    record: Effect.fn("Run.record")(function* (steps) {
       for (const metrics of steps) yield* log.log(++logged, metrics)
       if (logged === total || logged % every === 0) yield* save
     })

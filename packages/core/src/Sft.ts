@@ -6,11 +6,11 @@
  * @since 0.1.0
  */
 import { Effect, Result } from "effect"
-import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus"
 import { uniformInt } from "pure-rand/distribution/uniformInt"
+import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus"
 import type { CheckpointError } from "./Checkpoint.ts"
 import type { Demonstration } from "./Demonstration.ts"
-import type { Learner, LearnerError, StepMetrics } from "./Learner.ts"
+import { type Learner, LearnerError, type StepMetrics } from "./Learner.ts"
 import * as Loss from "./Loss.ts"
 import * as Op from "./onnx/Op.ts"
 import * as Progress from "./Progress.ts"
@@ -130,13 +130,38 @@ export const order = (n: number, seed: number, epoch: number): Int32Array => {
 export const steps = (examples: number, { batchSize = 16, epochs = 1 }: TrainOptions): number =>
   Math.ceil(examples / batchSize) * epochs
 
+const refuse = (message: string) => new LearnerError({ reason: "input", step: 0, message })
+
+// The first thing that could only end the run later, when some step meets it.
+const complaint = (
+  examples: ReadonlyArray<Example>,
+  contextLength: number,
+  counts: Readonly<Record<string, number>>
+): string | undefined => {
+  for (const [name, count] of Object.entries(counts)) {
+    if (!(Number.isSafeInteger(count) && count >= 1)) return `${name} must be a whole number from 1, got ${count}`
+  }
+  if (examples.length === 0) return "there is no example to train on"
+  for (const [i, { tokens, weights }] of examples.entries()) {
+    if (tokens.length > contextLength) {
+      return `example ${i} has ${tokens.length} tokens, more than the model's context of ${contextLength}: shorten or split it`
+    }
+    if (!weights.some((weight) => weight !== 0)) return `example ${i} has no target token: its completion is empty`
+  }
+  return undefined
+}
+
 /**
  * Fine-tunes the learner's policy on examples and returns what each step reported.
  *
  * **Details**
  *
  * Shows progress, logs every step, and writes checkpoints where a directory is given; an interrupted run leaves one, and
- * a resumed run continues bit for bit. Only the steps of this call are returned.
+ * a resumed run continues bit for bit. Only the steps of this call are returned. Where there are fewer examples than
+ * `batchSize`, every step takes all of them.
+ *
+ * Fails with `LearnerError` (reason `input`) before the first step where there is no example, where one is longer than
+ * the context or has no target token, and for counts below 1.
  *
  * @category running
  * @since 0.1.0
@@ -146,8 +171,10 @@ export const train: (
   examples: ReadonlyArray<Example>,
   options?: TrainOptions
 ) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError | RunLogError | CheckpointError> = Effect.fn("Sft.train")(
-  function*(learner, examples, options = {}) {
+  function* (learner, examples, options = {}) {
     const { batchSize = 16, epochs = 1, seed = 0 } = options
+    const problem = complaint(examples, learner.policy.contextLength, { epochs, batchSize })
+    if (problem !== undefined) return yield* refuse(problem)
     const total = steps(examples.length, options)
     const perEpoch = total / epochs
     const batchAt = (step: number) => {
@@ -167,7 +194,7 @@ export const train: (
     const progress = yield* Progress.start({ label: "sft", total, from: run.step })
 
     const reports: Array<StepMetrics> = []
-    for (let step = run.step; step < total;) {
+    for (let step = run.step; step < total; ) {
       const until = run.until(step)
       const batches = Array.from({ length: until - step }, (_, i) => batchAt(step + i))
       const metrics = yield* learner.update(batches)

@@ -1,0 +1,307 @@
+/** What a person sees who gives the command line something that it cannot use. */
+import { type ChildProcess, spawn } from "node:child_process"
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { Tokenizer } from "@attune/core"
+import { Pretrained } from "@attune/core/hub"
+import { Initial, Llama } from "@attune/core/nn"
+import { Device } from "@attune/core/ort"
+import { NodeServices } from "@effect/platform-node"
+import { assert, describe, it } from "@effect/vitest"
+import { Console, Effect, Result, Runtime, Schema } from "effect"
+import { Command } from "effect/cli"
+import { afterAll, beforeAll } from "vitest"
+import * as Evaluate from "../src/Evaluate.ts"
+import * as Pretrain from "../src/Pretrain.ts"
+import * as SupervisedFineTuning from "../src/SupervisedFineTuning.ts"
+
+const root = mkdtempSync(join(tmpdir(), "attune-bad-input-"))
+afterAll(() => rmSync(root, { recursive: true, force: true }))
+
+let serial = 0
+const fresh = () => join(root, `out-${serial++}`)
+const file = (name: string, contents: string) => {
+  const path = join(root, `${serial++}-${name}`)
+  writeFileSync(path, contents)
+  return path
+}
+
+const contextLength = 32
+const model = join(root, "model")
+const config = {
+  ...Pretrain.config,
+  hidden_size: 8,
+  intermediate_size: 12,
+  num_hidden_layers: 1,
+  num_attention_heads: 2,
+  num_key_value_heads: 1,
+  head_dim: 4,
+  max_position_embeddings: contextLength
+}
+
+beforeAll(() =>
+  Effect.gen(function* () {
+    const decoder = Llama.make(Schema.decodeUnknownSync(Llama.LlamaConfig)(config))
+    const tokenizer = yield* Tokenizer.load(Evaluate.deskModel)
+    const weights = Initial.weights(decoder, 1)
+    yield* Pretrained.save({ name: "tiny", config, decoder, tokenizer, weights }, model, { onnx: false })
+  }).pipe(Effect.provide(NodeServices.layer), Effect.runPromise)
+)
+
+interface Shown {
+  readonly code: number
+  readonly out: string
+  readonly err: string
+}
+
+/** Runs an example in this process. */
+const example = Effect.fnUntraced(function* (...args: ReadonlyArray<string>) {
+  const lines = { out: [] as string[], err: [] as string[] }
+  const to =
+    (name: "out" | "err") =>
+    (...values: ReadonlyArray<unknown>) => {
+      lines[name].push(values.map(String).join(" "))
+    }
+  const silent: Console.Console = { ...globalThis.console, log: to("out"), error: to("err"), warn: to("err") }
+  const command = Command.make("example").pipe(
+    Command.withSubcommands([SupervisedFineTuning.command, Pretrain.command])
+  )
+  const exit = yield* Command.runWith(command, { version: "0" })(args).pipe(
+    Effect.provide(NodeServices.layer),
+    Effect.provideService(Console.Console, silent),
+    Effect.exit
+  )
+  let code = 0
+  Runtime.defaultTeardown(exit, (given) => {
+    code = given
+  })
+  return { code, out: lines.out.join("\n"), err: lines.err.join("\n") } satisfies Shown
+})
+
+/** Runs it as a person does. */
+const spawned = (args: ReadonlyArray<string>, during?: (child: ChildProcess) => void): Promise<Shown> =>
+  new Promise((resolve, reject) => {
+    const main = fileURLToPath(new URL("../src/main.ts", import.meta.url))
+    const child = spawn(process.execPath, ["--conditions=@attune/source", main, ...args])
+    const shown = { out: "", err: "" }
+    child.stdout.on("data", (data) => (shown.out += String(data)))
+    child.stderr.on("data", (data) => (shown.err += String(data)))
+    child.on("error", reject)
+    child.on("close", (code, signal) => {
+      if (code === null) reject(new Error(`ended by ${signal}: ${shown.err}`))
+      else resolve({ code, ...shown })
+    })
+    during?.(child)
+  })
+
+const demonstration = (prompt: string, completion: string) => JSON.stringify({ prompt, completion })
+const good = demonstration("Ticket:", " broken")
+
+/** Fine-tunes the tiny model on the CPU unless `args` say otherwise. */
+const sft = (...args: ReadonlyArray<string>) => {
+  const defaults = { "--model": model, "--out": fresh(), "--provider": "cpu" }
+  const rest = Object.entries(defaults).filter(([flag]) => !args.includes(flag))
+  return example("sft", "--quiet", ...rest.flat(), ...args)
+}
+
+/** One line on standard error, nothing else anywhere, and failure. */
+const refused = (shown: Shown, message: RegExp) => {
+  assert.match(shown.err, message)
+  assert.match(shown.err, /^error: [^\n]+\n?$/)
+  assert.deepStrictEqual([shown.code, shown.out], [1, ""])
+}
+
+describe("demonstrations", () => {
+  it.live("that are malformed on line 17: one line names file and line, without a stack", () =>
+    Effect.gen(function* () {
+      const bad = file("bad.jsonl", [...Array<string>(16).fill(good), `{"prompt": `, good].join("\n"))
+      const args = ["sft", "--model", model, "--out", fresh(), "--demonstrations", bad]
+      const shown = yield* Effect.promise(() => spawned(args))
+      refused(shown, /bad\.jsonl, line 17: is not JSON/)
+      const debug = yield* Effect.promise(() => spawned([...args, "--log-level", "debug"]))
+      assert.strictEqual(debug.code, 1)
+      assert.match(debug.err, /\n\s+at /)
+      assert.match(debug.err, /error: .*line 17/)
+    })
+  )
+
+  for (const [name, line, message] of [
+    ["lack a field", `{"prompt":"q"}`, /line 17: field "completion": Missing key/],
+    ["have an empty completion", demonstration("q", " "), /line 17: field "completion": is empty/],
+    [
+      "are longer than the context",
+      demonstration("q", "word ".repeat(60)),
+      /line 17: has \d+ tokens, more than the model's context of 32; .*--length 32/
+    ],
+    [
+      "are messages for a model without a chat template",
+      JSON.stringify({
+        messages: [
+          { role: "user", content: "q" },
+          { role: "assistant", content: "a" }
+        ]
+      }),
+      /line 17: .*has no chat_template/
+    ]
+  ] as const) {
+    it.live(`that ${name} on line 17`, () =>
+      Effect.gen(function* () {
+        const lines = [...Array<string>(15).fill(good), "", line, good]
+        refused(yield* sft("--demonstrations", file("d.jsonl", lines.join("\n"))), message)
+      })
+    )
+  }
+
+  it.live("longer than the context are cut where --length says so, but not to nothing", () =>
+    Effect.gen(function* () {
+      const long = demonstration("q", "word ".repeat(60))
+      const cut = file("long.jsonl", [good, long, good, long].join("\n"))
+      const out = fresh()
+      const shown = yield* sft("--demonstrations", cut, "--length", "20", "--batch", "3", "--out", out)
+      assert.deepStrictEqual([shown.code, shown.err], [0, ""])
+      assert.isTrue(existsSync(join(out, "summary.json")))
+      const full = file("full.jsonl", [good, demonstration("word ".repeat(60), "a")].join("\n"))
+      refused(yield* sft("--demonstrations", full, "--length", "20"), /line 2: its prompt leaves no room .* 20 tokens/)
+    })
+  )
+
+  it.live("that are absent, or too few to hold any out", () =>
+    Effect.gen(function* () {
+      refused(yield* sft("--demonstrations", join(root, "none.jsonl")), /none\.jsonl: cannot be read/)
+      refused(yield* sft("--demonstrations", file("empty.jsonl", "")), /empty\.jsonl: has 0 demonstrations/)
+      refused(yield* sft("--demonstrations", file("one.jsonl", good)), /one\.jsonl: has 1 demonstrations; .*at least 2/)
+    })
+  )
+})
+
+describe("texts", () => {
+  it.live("that are absent or empty", () =>
+    Effect.gen(function* () {
+      refused(yield* sft("--text", join(root, "none.txt")), /none\.txt: cannot be read: no such file/)
+      refused(yield* sft("--text", root), /cannot be read/)
+      refused(yield* sft("--text", file("empty.txt", " \n<|endoftext|>\n")), /empty\.txt: has 0 documents/)
+      const two = file("two.txt", "one two three<|endoftext|>four five six")
+      refused(yield* sft("--text", two, "--prompts", file("prompts.txt", "\n \n")), /prompts\.txt: has no prompts/)
+      refused(yield* sft("--text", two, "--prompts", join(root, "p.txt")), /p\.txt: cannot be read: no such file/)
+    })
+  )
+
+  it.live("of one token are left out, and longer ones than the context cut", () =>
+    Effect.gen(function* () {
+      const text = file("text.txt", ["a", "one two three", "word ".repeat(90), "four five"].join("<|endoftext|>"))
+      const out = fresh()
+      const shown = yield* sft("--text", text, "--out", out)
+      assert.deepStrictEqual([shown.code, shown.err], [0, ""])
+      const { measurements } = JSON.parse(readFileSync(join(out, "summary.json"), "utf8"))
+      for (const { value } of measurements) assert.isTrue(Number.isFinite(value))
+    })
+  )
+})
+
+describe("flags", () => {
+  for (const args of [
+    ["sft", "--rows", "0"],
+    ["sft", "--rows=-3"],
+    ["sft", "--batch", "0"],
+    ["sft", "--epochs", "0"],
+    ["sft", "--epochs", "1.5"],
+    ["sft", "--length", "0"],
+    ["sft", "--max-new-tokens=-1"],
+    ["sft", "--learning-rate", "0"],
+    ["sft", "--learning-rate=-1"],
+    ["sft", "--learning-rate", "nan"],
+    ["sft", "--threads", "0"],
+    ["sft", "--seed", "x"],
+    ["sft", "--provider", "tpu"],
+    ["sft", "--rowz", "3"],
+    ["pretrain", "--steps", "0"],
+    ["pretrain", "--batch", "0"]
+  ]) {
+    it.live(`refuse ${args.join(" ")}`, () =>
+      Effect.gen(function* () {
+        const out = fresh()
+        const { code, err } = yield* example(...args, "--out", out)
+        assert.strictEqual(code, 1)
+        assert.include(err, args[1]!.split("=")[0]!)
+        assert.notMatch(err, /\n\s+at /)
+        assert.isFalse(existsSync(out))
+      })
+    )
+  }
+})
+
+describe("models", () => {
+  it.live("that are not there, or no models", () =>
+    Effect.gen(function* () {
+      refused(yield* sft("--model", join(root, "nowhere")), /nowhere: no such directory/)
+      refused(yield* sft("--model", root), /config\.json: no such file/)
+      refused(yield* sft("--model", "not a repository!"), /not a repository!/)
+    })
+  )
+})
+
+describe("providers", () => {
+  it.live("that do not run here, with the reason", (context) =>
+    Effect.gen(function* () {
+      const runs = yield* Effect.result(
+        Effect.scoped(Effect.provide(Effect.asVoid(Device.Device), Device.layer({ provider: "cuda" })))
+      )
+      if (Result.isSuccess(runs)) return context.skip("CUDA runs on this machine")
+      refused(yield* sft("--provider", "cuda"), /cuda/i)
+    })
+  )
+})
+
+describe("outputs", () => {
+  it.live("that cannot be written are refused before anything is computed", () =>
+    Effect.gen(function* () {
+      const blocker = file("a-file", "")
+      refused(yield* sft("--out", blocker), /cannot write .*a-file: a file of that name is in the way/)
+      refused(yield* sft("--out", join(blocker, "run")), /cannot write .*run: a part of the path is a file/)
+      if (process.platform === "linux") refused(yield* sft("--out", "/proc/attune"), /cannot write \/proc\/attune/)
+    })
+  )
+
+  it.live("that hold an earlier run are kept unless it is resumed; resuming nothing begins", () =>
+    Effect.gen(function* () {
+      const out = fresh()
+      const args = ["--demonstrations", file("d.jsonl", Array<string>(8).fill(good).join("\n")), "--out", out]
+      const first = yield* sft(...args, "--resume")
+      assert.deepStrictEqual([first.code, first.err], [0, ""])
+      const log = readFileSync(join(out, "run.jsonl"), "utf8")
+      refused(yield* sft(...args), /holds an earlier run: .*--resume/)
+      refused(yield* sft(...args, "--resume", "--batch", "3"), /checkpoint .*from another model/)
+      assert.strictEqual(readFileSync(join(out, "run.jsonl"), "utf8"), log)
+    })
+  )
+})
+
+describe("Ctrl-C", () => {
+  it.live(
+    "ends with code 130 and says which checkpoint to go on from",
+    () =>
+      Effect.gen(function* () {
+        const demonstrations = file("d.jsonl", Array<string>(4000).fill(good).join("\n"))
+        const out = fresh()
+        const args = ["sft", "--model", model, "--demonstrations", demonstrations, "--out", out, "--rows", "4000"]
+        const log = join(out, "run.jsonl")
+        const { code, err } = yield* Effect.promise(() =>
+          spawned([...args, "--batch", "2", "--epochs", "50", "--provider", "cpu", "--quiet"], (child) => {
+            const waiting = setInterval(() => {
+              if (!existsSync(log) || readFileSync(log, "utf8").split("\n").length < 10) return
+              clearInterval(waiting)
+              child.kill("SIGINT")
+            }, 20)
+            child.on("exit", () => clearInterval(waiting))
+          })
+        )
+        assert.strictEqual(code, 130, err)
+        assert.match(err, /^interrupted; .*\n$/)
+        const step = /^interrupted; .* has a checkpoint of step (\d+): .*--resume goes on from it\n/.exec(err)?.[1]
+        assert.include(readdirSync(join(out, "checkpoints")), `step-${step!.padStart(8, "0")}`)
+      }),
+    120_000
+  )
+})
