@@ -1,0 +1,79 @@
+import { execFile } from "node:child_process"
+import { join } from "node:path"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+
+const root = join(import.meta.dirname, "../..")
+
+const bench = (...args: ReadonlyArray<string>) =>
+  Effect.promise(
+    () =>
+      new Promise<{ readonly code: number; readonly out: string; readonly err: string }>((resolve) => {
+        const command = ["--conditions=@attune/source", join(root, "benchmarks/main.ts"), ...args]
+        execFile(process.execPath, command, { cwd: root }, (error, out, err) =>
+          resolve({ code: Number(error?.code ?? 0), out, err })
+        )
+      })
+  )
+
+const lines = (out: string) =>
+  out
+    .trim()
+    .split("\n")
+    .map((text) => JSON.parse(text))
+
+const tiny = ["--batch", "2", "--length", "8", "--vocab", "32", "--width", "8", "--heads", "2", "--layers", "1"]
+
+describe("a benchmark prints a line of JSON for each case", () => {
+  it.effect("sft-step, beside a peer", () =>
+    Effect.gen(function* () {
+      const peer = `echo 'starting'; echo '{"step_ms_median": 1e6}'`
+      const { code, out } = yield* bench("sft-step", "--json", ...tiny, "--rounds", "2", "--steps", "2", "--peer", peer)
+      assert.strictEqual(code, 0)
+      const [own, other, ratio, rate] = lines(out)
+      const keys = ["bench", "case", "value", "unit", "n", "min", "median", "max", "threads", "versions"]
+      assert.deepStrictEqual(Object.keys(own), keys)
+      assert.deepStrictEqual([own.bench, own.case, own.unit, own.n], ["sft-step", "1x8, 2x8 tokens", "ms/step", 2])
+      assert.deepStrictEqual([other.value, other.n], [1e6, 2])
+      // Less time is better: the ratio is the peer's time over ours.
+      assert.closeTo(ratio.value / (1e6 / own.value), 1, 1e-4)
+      assert.strictEqual(rate.unit, "tokens/s")
+    })
+  )
+
+  it.effect("event-loop", () =>
+    Effect.gen(function* () {
+      const { out } = yield* bench("event-loop", "--json", ...tiny, "--seconds", "0.5")
+      assert.deepStrictEqual(
+        lines(out).map((line) => line.case),
+        ["idle, p99", "idle, max", "training, p99", "training, max"]
+      )
+      assert.isTrue(lines(out).every(({ value }) => value >= 0))
+    })
+  )
+
+  it.effect("memory", () =>
+    Effect.gen(function* () {
+      const { out } = yield* bench("memory", "--json", "--models", "tiny", "--steps", "16", "--warm-up", "8")
+      const [slope, resident] = lines(out)
+      assert.strictEqual(slope.unit, "MB/step")
+      assert.strictEqual(resident.n, 3)
+      assert.isAbove(resident.value, 10)
+    })
+  )
+
+  it.effect("or says what was wrong", () =>
+    Effect.gen(function* () {
+      const cases = [
+        [["sft-step", ...tiny, "--rounds", "1", "--peer", "exit 3"], "the peer's command failed"],
+        [["sft-step", ...tiny, "--rounds", "1", "--peer", "echo '{}'"], `no JSON line with a number "step_ms_median"`],
+        [["memory", "--models", "huge"], `no model "huge"; there are tiny, middle`]
+      ] as const
+      for (const [args, message] of cases) {
+        const { code, err, out } = yield* bench(...args)
+        assert.notStrictEqual(code, 0)
+        assert.include(err + out, message)
+      }
+    })
+  )
+})
