@@ -44,7 +44,7 @@ export const flags = {
   ),
   out: Flag.String("out").pipe(
     Flag.withMetavar("DIR"),
-    Flag.withDescription("Where run log, checkpoints, model and summary.json go. Default out/NAME"),
+    Flag.withDescription("Where run log, checkpoints, model and summary.json go. Default out/NAME, then out/NAME-2, ..."),
     Flag.optional
   ),
   quick: Flag.Boolean("quick").pipe(
@@ -52,7 +52,7 @@ export const flags = {
     Flag.withDefault(false)
   ),
   resume: Flag.Boolean("resume").pipe(
-    Flag.withDescription("Go on from the newest checkpoint in --out; without it an earlier run there is an error"),
+    Flag.withDescription("Go on from the newest checkpoint in --out, by default of the last run"),
     Flag.withDefault(false)
   ),
   quiet: Flag.Boolean("quiet").pipe(Flag.withDescription("No progress, only results"), Flag.withDefault(false)),
@@ -75,6 +75,25 @@ export class ExampleError extends Schema.TaggedError<ExampleError>()("ExampleErr
 }) {
   // False means that nobody needs to report it any more.
   override readonly [Runtime.errorReported] = false
+}
+
+const holdsRun = (directory: string) => existsSync(join(directory, "run.jsonl"))
+
+/**
+ * `--out`, or else `out/NAME`, `out/NAME-2`, ...: the first that holds no run yet, or with `--resume` the last that does.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const directory = (
+  name: string,
+  chosen: { readonly out: Option.Option<string>; readonly resume: boolean }
+): string => {
+  if (Option.isSome(chosen.out)) return chosen.out.value
+  const numbered = (i: number) => (i === 1 ? `out/${name}` : `out/${name}-${i}`)
+  let next = 1
+  while (holdsRun(numbered(next))) next++
+  return numbered(chosen.resume ? Math.max(1, next - 1) : next)
 }
 
 /**
@@ -104,7 +123,7 @@ const prepare = Effect.fnUntraced(function* (directory: string, resume: boolean)
     },
     catch: (cause) => new AtomicFile.FileWriteError({ path: directory, cause })
   })
-  if (!resume && existsSync(join(directory, "run.jsonl"))) {
+  if (!resume && holdsRun(directory)) {
     return yield* new ExampleError({
       message: `${directory} holds an earlier run: go on from it with --resume, or choose another directory with --out`
     })

@@ -10,7 +10,7 @@ import { Pretrained } from "@attune/core/hub"
 import { Initial, Llama } from "@attune/core/nn"
 import { LearningRate, Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
-import { Clock, Console, Effect, Option, Schema } from "effect"
+import { Clock, Console, Effect, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import * as CommonFlags from "./CommonFlags.ts"
 import * as Corpus from "./desk/Corpus.ts"
@@ -68,7 +68,7 @@ export const command = Command.make(
   flags,
   Effect.fn("Pretrain")(function* (chosen) {
     const started = yield* Clock.currentTimeMillis
-    const out = Option.getOrElse(chosen.out, () => "out/pretrain")
+    const out = CommonFlags.directory("pretrain", chosen)
     const steps = chosen.quick ? 20 : chosen.steps
     const program = Effect.gen(function* () {
       const decoder = Llama.make(yield* Schema.decodeUnknownEffect(Llama.LlamaConfig)(config))

@@ -93,7 +93,7 @@ export const command = Command.make(
   flags,
   Effect.fn("SupervisedFineTuning")(function* (chosen) {
     const started = yield* Clock.currentTimeMillis
-    const out = Option.getOrElse(chosen.out, () => "out/sft")
+    const out = CommonFlags.directory("sft", chosen)
     const rows = chosen.quick ? Math.min(64, chosen.rows) : chosen.rows
     const scored = chosen.quick ? 20 : 300
 

@@ -1,47 +1,60 @@
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
-import { afterAll } from "vitest"
 import * as Report from "../src/Report.ts"
 
-const root = mkdtempSync(join(tmpdir(), "attune-report-"))
-afterAll(() => rmSync(root, { recursive: true, force: true }))
+describe("mean", () => {
+  it("has the interval of the normal approximation", () => {
+    // mean 3, variance ((-2)² + 0 + 2²) / 2 = 4, standard error 2 / √3
+    const { high, low, n, value } = Report.mean("base", "gold score", "of 4", [1, 3, 5])
+    assert.strictEqual(value, 3)
+    assert.strictEqual(n, 3)
+    assert.closeTo(low!, 3 - (1.96 * 2) / Math.sqrt(3), 1e-12)
+    assert.closeTo(high!, 3 + (1.96 * 2) / Math.sqrt(3), 1e-12)
+  })
 
-const summary = {
-  example: "sft",
-  measurements: [Report.mean("before", "loss", "nats/token", [1, 2, 3, 4]), Report.mean("after", "loss", "nats", [1])],
-  versions: { attune: "0" },
-  seed: 0,
-  seconds: 1.5
-}
+  it("has no interval for one value", () => {
+    const { high, low } = Report.mean("base", "gold score", "of 4", [2])
+    assert.deepStrictEqual([low, high], [null, null])
+  })
+})
 
-describe("summary.json", () => {
-  it.effect("holds means with their intervals, worked by hand", () =>
+describe("rate", () => {
+  it("has Wilson's interval", () => {
+    // 8 of 10: centre (0.8 + 0.19208) / 1.38416, half-width 1.96 √(0.016 + 0.009604) / 1.38416
+    const { high, low, value } = Report.rate("base", "judgement right", 8, 10)
+    assert.strictEqual(value, 0.8)
+    assert.closeTo(low!, 0.49016, 1e-4)
+    assert.closeTo(high!, 0.94331, 1e-4)
+  })
+
+  it("stays inside 0 and 1 at the ends", () => {
+    const none = Report.rate("base", "judgement right", 0, 20)
+    const all = Report.rate("base", "judgement right", 20, 20)
+    assert.closeTo(none.low!, 0, 1e-12)
+    assert.closeTo(all.high!, 1, 1e-12)
+    assert.isAbove(none.high!, 0.1)
+    assert.isBelow(all.low!, 0.9)
+  })
+})
+
+describe("write", () => {
+  it.effect("writes a summary that its schema reads back", () =>
     Effect.gen(function* () {
-      const path = yield* Report.write(join(root, "new"), summary)
-      assert.strictEqual(path, join(root, "new", "summary.json"))
-      const read = Schema.decodeUnknownSync(Report.Summary)(JSON.parse(readFileSync(path, "utf8")))
+      const directory = mkdtempSync(join(tmpdir(), "attune-report-"))
+      const summary = {
+        example: "sft",
+        measurements: [Report.mean("before", "held-out loss", "nats/token", [1, 2])],
+        versions: { attune: "0.1.0" },
+        seed: 7,
+        seconds: 1.5
+      }
+      const path = yield* Report.write(directory, summary)
+      const read = yield* Schema.decodeUnknownEffect(Schema.fromJsonString(Report.Summary))(readFileSync(path, "utf8"))
       assert.deepStrictEqual(read, summary)
-      const [before, after] = read.measurements
-      // s² = 5/3, so s / √4 = 0.6455
-      assert.closeTo(before!.high! - 2.5, 1.96 * 0.6454972, 1e-6)
-      assert.closeTo(2.5 - before!.low!, 1.96 * 0.6454972, 1e-6)
-      assert.include(after!, { low: null, high: null, n: 1 })
-    })
-  )
-
-  it.effect("that cannot be written is a typed error", () =>
-    Effect.gen(function* () {
-      writeFileSync(join(root, "a-file"), "")
-      const file = yield* Effect.flip(Report.write(join(root, "a-file"), summary))
-      assert.strictEqual(file._tag, "FileWriteError")
-      assert.match(file.message, /cannot write .*summary\.json: a file of that name is in the way/)
-      mkdirSync(join(root, "taken", "summary.json"), { recursive: true })
-      const directory = yield* Effect.flip(Report.write(join(root, "taken"), summary))
-      assert.match(directory.message, /a directory of that name is in the way/)
-      assert.deepStrictEqual(readdirSync(join(root, "taken")), ["summary.json"])
+      rmSync(directory, { recursive: true })
     })
   )
 })
