@@ -171,8 +171,8 @@ const examplesOf = (ids: Tensor.Tensor, mask: Tensor.Tensor, labels: Tensor.Tens
 
 type Examples = ReturnType<typeof examplesOf>
 
-const gradientGraph = (decoder: Decoder.Decoder) => {
-  const step = OrtLearner.trainStep(decoder, Sft.loss, Optimizer.adamW({ learningRate: 1 }))
+const gradientGraph = (decoder: Decoder.Decoder, rmsNorm: "fused" | "plain") => {
+  const step = OrtLearner.trainStep(decoder, Sft.loss, Optimizer.adamW({ learningRate: 1 }), { rmsNorm })
   const g = Graph.make("gradients")
   for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
   const parameters = step.parameters.map(({ name, shape }) => Graph.input(g, name, "float32", shape))
@@ -213,7 +213,8 @@ const compareGradients = Effect.fnUntraced(function* (
   golden: Tensors
 ) {
   const device = yield* Device.Device
-  const graph = yield* Effect.fromResult(gradientGraph(policy.base.decoder))
+  const rmsNorm = device.provider === "webgpu" ? "plain" : "fused"
+  const graph = yield* Effect.fromResult(gradientGraph(policy.base.decoder, rmsNorm))
   const session = yield* device.compile(Model.encode(graph), { name: "gradients" })
   const outputs = yield* session.run({ ...Object.fromEntries(yield* policy.parameters), ...batchFeeds(examples) })
   let gradient = { worst: 0, tensor: "" }
