@@ -1,6 +1,6 @@
 /**
- * Runs one benchmark: `pnpm --silent bench NAME [--flag value]... [--json]`. Prints one line per case; without a name, or
- * with `--help`, says what there is.
+ * Runs one benchmark: `pnpm --silent bench NAME [--flag value]... [--json]`. Prints one line per case; without a
+ * name, or with `--help`, says what there is.
  */
 import { readdirSync } from "node:fs"
 import { availableParallelism } from "node:os"

@@ -1,10 +1,11 @@
 /**
  * Decoding as one graph: many tokens per run, with the model, the sampling and the cache of keys and values inside.
  *
- * The cache has two parts. The prefix is frozen while a chunk of steps runs: the body of the loop reads it from outside, so
- * nothing copies it. The keys and values of the chunk itself are carried from step to step and grow by concatenation; at
- * the end of the chunk they are joined to the prefix. A loop over chunks surrounds the loop over steps, so a run may be as
- * long as the caller likes, and how steps are divided into runs does not change a single bit of the result.
+ * The cache has two parts. The prefix is frozen while a chunk of steps runs: the body of the loop reads it from
+ * outside, so nothing copies it. The keys and values of the chunk itself are carried from step to step and grow by
+ * concatenation; at the end of the chunk they are joined to the prefix. A loop over chunks surrounds the loop over
+ * steps, so a run may be as long as the caller likes, and how steps are divided into runs does not change a single
+ * bit of the result. Rows that have ended leave the batch at the end of a chunk.
  *
  * It stands in `nn` and not in `onnx` because its body is a decoder's forward pass.
  *
@@ -67,7 +68,7 @@ interface Inputs {
   readonly position: Value
   readonly lengths: Value
   readonly stops: { readonly done: Value; readonly tokens: Value } | null
-  readonly noise: { readonly first: Value; readonly second: Value; readonly cuts: Sampling.Cuts } | null
+  readonly noise: { readonly first: Value; readonly second: Value } | null
   readonly settings: Partial<Sampling.Settings>
   readonly previous: Value | null
 }
@@ -89,51 +90,55 @@ const declare = (g: Graph, { decoder, processors, stops }: DecodeLoop): Inputs =
       ? null
       : {
           first: GraphOf.input(g, "noise:first", "float32", ["steps", "B", 1]),
-          second: GraphOf.input(g, "noise:second", "float32", ["steps", "B", 1, 1]),
-          cuts: Sampling.cuts(g, "B", decoder.vocabSize)
+          second: GraphOf.input(g, "noise:second", "float32", ["steps", "B", 1, 1])
         },
     settings: Sampling.declare(g, processors),
     previous: processors.repetitionPenalty ? GraphOf.input(g, "previous", "int64", ["B", "S"]) : null
   }
 }
 
-// State of a loop in the order in which it is carried.
+// State of a loop in the order in which it is carried. `rows` says which rows of the run the state belongs to.
 interface State {
   readonly token: Value
+  readonly rows: ReadonlyArray<Value>
   readonly done: ReadonlyArray<Value>
   readonly previous: ReadonlyArray<Value>
   readonly cache: Cache
 }
 
-const flatState = ({ cache, done, previous, token }: State): ReadonlyArray<Value> => [
+const flatState = ({ cache, done, previous, rows, token }: State): ReadonlyArray<Value> => [
   token,
+  ...rows,
   ...done,
   ...previous,
   ...flat(cache)
 ]
 
 const unflatState = (like: State, values: ReadonlyArray<Value>): State => {
-  const previous = 1 + like.done.length
+  const done = 1 + like.rows.length
+  const previous = done + like.done.length
   const cache = previous + like.previous.length
   return {
     token: values[0]!,
-    done: values.slice(1, previous),
+    rows: values.slice(1, done),
+    done: values.slice(done, previous),
     previous: values.slice(previous, cache),
     cache: unflat(values.slice(cache))
   }
 }
 
-// The state as inputs of a body, tensors that grow under dimensions of their own.
-const carry = (body: Graph, state: State, past: Dim): State => {
+// The state of `batch` rows as inputs of a body, tensors that grow under dimensions of their own.
+const carry = (body: Graph, state: State, batch: Dim, past: Dim): State => {
   const input = (value: Value, shape: ReadonlyArray<Dim>) =>
     GraphOf.input(body, `${body.name}/${value.name}`, value.dtype, shape)
   const grown = (value: Value, i: number) =>
-    GraphOf.input(body, `${body.name}/cache:${i}`, "float32", [value.shape[0]!, value.shape[1]!, past, value.shape[3]!])
+    GraphOf.input(body, `${body.name}/cache:${i}`, "float32", [batch, value.shape[1]!, past, value.shape[3]!])
   // Declared in the order of `flatState`.
   return {
-    token: input(state.token, state.token.shape),
-    done: state.done.map((value) => input(value, value.shape)),
-    previous: state.previous.map((value) => input(value, [value.shape[0]!, `${body.name}/S`])),
+    token: input(state.token, [batch]),
+    rows: state.rows.map((value) => input(value, [batch])),
+    done: state.done.map((value) => input(value, [batch, 1])),
+    previous: state.previous.map((value) => input(value, [batch, `${body.name}/S`])),
     cache: unflat(flat(state.cache).map(grown))
   }
 }
@@ -147,14 +152,26 @@ const result = (body: Graph, value: Value): void => {
 // Whether any row goes on.
 const unfinished = (g: Graph, done: Value): Value => Op.Not(g, Op.ReduceMin(g, done, [0, 1], false))
 
-// What a chunk knows before its first step: rows of these tables belong to steps.
+// The state without the rows that have ended.
+const compact = (g: Graph, state: State, batch: Dim): State => {
+  const [done] = state.done
+  if (done === undefined) return state
+  const open = Op.Not(g, Op.Reshape(g, done, [done.shape[0]!]))
+  const kept = flatState(state).map((x) => {
+    const shape = [batch, ...x.shape.slice(1)]
+    return GraphOf.append(g, "Compress", [x, open], [{ dtype: x.dtype, shape }], { axis: { int: 0 } })[0]!
+  })
+  return unflatState(state, kept)
+}
+
+// What a chunk of `b` rows knows before its first step: rows of these tables belong to steps.
 interface Tables {
   readonly positions: Value
   readonly angles: { readonly cos: Value; readonly sin: Value; readonly rows: Value } | null
-  readonly noise: { readonly first: Value; readonly second: Value } | null
+  readonly noise: Sampling.Noise | null
   /** Lengths of the two parts of the cache, `[c, 2]`. */
   readonly spans: Value
-  /** `[B, 1, 1, P]`, added to the scores of the prefix. */
+  /** `[b, 1, 1, P]`, added to the scores of the prefix. */
   readonly bias: Value
 }
 
@@ -164,8 +181,11 @@ const tables = (
   inputs: Inputs,
   iteration: Value,
   width: Value,
-  prefix: Cache
+  { cache: prefix, rows, token }: State
 ): Tables & { readonly steps: Value } => {
+  const batch = token.shape[0]!
+  // What is fed for every row of the run, cut to those that are left.
+  const left = (x: Value, axis: number) => rows.reduce((all, chosen) => Op.Gather(g, all, chosen, axis), x)
   const base = Op.Mul(g, iteration, GraphOf.int(g, chunk))
   const steps = Op.Min(g, Op.Sub(g, inputs.steps, base), GraphOf.int(g, chunk))
   const [start, count] = [Op.Reshape(g, base, [1]), Op.Reshape(g, steps, [1])]
@@ -176,15 +196,16 @@ const tables = (
   const offsets = Op.Reshape(g, Op.Slice(g, all, GraphOf.ints(g, [0]), count, 0, "c"), ["c", 1])
   const last = GraphOf.ints(g, [decoder.contextLength - 1])
   // Rows that have reached the end of the context run on until the run ends; nobody reads what they write.
-  const positions = Op.Min(g, Op.Add(g, Op.Reshape(g, inputs.position, [1, "B"]), Op.Add(g, offsets, base)), last)
-  const rotary = decoder.angles?.(g, Op.Reshape(g, positions, ["c*B"]))
-  const noiseOf = (noise: Value) => Op.Slice(g, noise, start, Op.Add(g, start, count), 0, "c")
+  const first = Op.Reshape(g, left(inputs.position, 0), [1, batch])
+  const positions = Op.Min(g, Op.Add(g, first, Op.Add(g, offsets, base)), last)
+  const rotary = decoder.angles?.(g, Op.Reshape(g, positions, [`c*${batch}`]))
+  const noiseOf = (noise: Value) => left(Op.Slice(g, noise, start, Op.Add(g, start, count), 0, "c"), 1)
 
   const past = prefix.keys[0]!.shape[2]!
   const columns = Op.Reshape(g, Op.Range(g, past), [1, past])
   const visible = Op.Or(
     g,
-    Op.Less(g, columns, Op.Reshape(g, inputs.lengths, ["B", 1])),
+    Op.Less(g, columns, Op.Reshape(g, left(inputs.lengths, 0), [batch, 1])),
     Op.GreaterOrEqual(g, columns, width)
   )
   const bias = Op.Where(g, visible, GraphOf.scalar(g, 0), GraphOf.scalar(g, Attention.hidden))
@@ -192,10 +213,17 @@ const tables = (
   return {
     steps,
     positions,
-    angles: rotary === undefined ? null : { ...rotary, rows: Op.Reshape(g, rotary.rows, ["c", "B", 1]) },
-    noise: inputs.noise === null ? null : { first: noiseOf(inputs.noise.first), second: noiseOf(inputs.noise.second) },
+    angles: rotary === undefined ? null : { ...rotary, rows: Op.Reshape(g, rotary.rows, ["c", batch, 1]) },
+    noise:
+      inputs.noise === null
+        ? null
+        : {
+            first: noiseOf(inputs.noise.first),
+            second: noiseOf(inputs.noise.second),
+            cuts: Sampling.cuts(g, batch, decoder.vocabSize)
+          },
     spans: Op.Concat(g, [pastLength, Op.Add(g, offsets, GraphOf.ints(g, [1]))], 1),
-    bias: Op.Reshape(g, bias, ["B", 1, 1, past])
+    bias: Op.Reshape(g, bias, [batch, 1, 1, past])
   }
 }
 
@@ -204,8 +232,8 @@ const tables = (
  *
  * **Details**
  *
- * `q` `[B, H * Dh]` splits into `[B, KV, G, Dh]` without a transpose, since time is 1. `spans` `[2]` are the lengths of the
- * two parts. `grown` receives the keys and values of the chunk with the new token's appended.
+ * `q` `[B, H * Dh]` splits into `[B, KV, G, Dh]` without a transpose, since time is 1. `spans` `[2]` are the lengths
+ * of the two parts. `grown` receives the keys and values of the chunk with the new token's appended.
  *
  * @category constructors
  * @since 0.1.0
@@ -248,7 +276,7 @@ const stepBody = (
   const g = GraphOf.make(`${outer.name}.step`, outer)
   const iteration = GraphOf.input(g, `${g.name}/iteration`, "int64", [])
   const condition = GraphOf.input(g, `${g.name}/condition`, "bool", [])
-  const state = carry(g, like, "r")
+  const state = carry(g, like, like.token.shape[0]!, "r")
   const now = (table: Value) => Op.Gather(g, table, iteration)
   const weights = (name: string) => GraphOf.value(g, name)
 
@@ -265,7 +293,7 @@ const stepBody = (
     g,
     logits,
     inputs.settings,
-    noise === null ? null : { first: now(noise.first), second: now(noise.second), cuts: inputs.noise!.cuts },
+    noise === null ? null : { first: now(noise.first), second: now(noise.second), cuts: noise.cuts },
     state.previous[0]
   )
   const token = Op.Reshape(g, drawn.token, state.token.shape)
@@ -275,12 +303,22 @@ const stepBody = (
   })
   const previous = state.previous.map((before) => Op.Concat(g, [before, drawn.token], 1))
   result(g, done[0] === undefined ? condition : unfinished(g, done[0]))
-  for (const value of flatState({ token, done, previous, cache: { keys, values } })) result(g, value)
+  for (const value of flatState({ token, rows: [], done, previous, cache: { keys, values } })) result(g, value)
   result(g, token)
   result(g, drawn.untempered)
   if (drawn.logprob !== null) result(g, drawn.logprob)
   return GraphOf.prune(g)
 }
+
+// What the rows that are left recorded in a chunk, `[taken, b, ...]`, among all rows of the run; 0 for the others.
+const spread = (g: Graph, taken: Value, like: Value, rows: ReadonlyArray<Value>): Value =>
+  rows.reduce((record, chosen) => {
+    const [steps, batch] = record.shape as [Dim, Dim]
+    const all = Op.Cast(g, Op.ConstantOfShape(g, [steps, "B"]), record.dtype)
+    const columns = Op.Expand(g, Op.Reshape(g, chosen, [1, batch]), [steps, batch])
+    const flat = Op.ScatterElements(g, all, columns, Op.Reshape(g, record, [steps, batch]), 1)
+    return Op.Reshape(g, flat, [steps, ...like.shape.slice(1)])
+  }, taken)
 
 // One chunk: the steps, then the merge of their keys and values into the prefix.
 const chunkBody = (
@@ -288,20 +326,22 @@ const chunkBody = (
   loop: DecodeLoop,
   inputs: Inputs,
   width: Value,
-  empty: Value,
   like: State,
   records: ReadonlyArray<Value>
 ): Graph => {
+  const { headDim, kvHeads } = loop.decoder
   const g = GraphOf.make(`${top.name}.chunk`, top)
   const iteration = GraphOf.input(g, `${g.name}/iteration`, "int64", [])
   const condition = GraphOf.input(g, `${g.name}/condition`, "bool", [])
-  const state = carry(g, like, "P")
+  const state = compact(g, carry(g, like, inputs.stops === null ? "B" : "before", "P"), "b")
   const past = records.map(({ dtype, shape }, i) =>
     GraphOf.input(g, `${g.name}/record:${i}`, dtype, ["n", ...shape.slice(1)])
   )
-  const known = tables(g, loop, inputs, iteration, width, state.cache)
+  const known = tables(g, loop, inputs, iteration, width, state)
+  const empty = Op.ConstantOfShape(g, [state.token.shape[0]!, kvHeads, 0, headDim])
   const start: State = {
     ...state,
+    rows: [],
     cache: { keys: state.cache.keys.map(() => empty), values: state.cache.values.map(() => empty) }
   }
   const body = stepBody(g, loop, inputs, known, state.cache, start)
@@ -312,34 +352,34 @@ const chunkBody = (
   result(g, after.done[0] === undefined ? condition : unfinished(g, after.done[0]))
   const merged: State = {
     ...after,
+    rows: state.rows,
     cache: {
       keys: state.cache.keys.map((value, i) => join(value, after.cache.keys[i]!)),
       values: state.cache.values.map((value, i) => join(value, after.cache.values[i]!))
     }
   }
   for (const value of flatState(merged)) result(g, value)
-  past.forEach((record, i) => result(g, Op.Concat(g, [record, results[carried.length + i]!], 0)))
+  for (const [i, record] of past.entries()) {
+    const taken = spread(g, results[carried.length + i]!, record, state.rows)
+    result(g, Op.Concat(g, [record, taken], 0))
+  }
   return GraphOf.prune(g)
 }
 
 const run = (g: Graph, loop: DecodeLoop, inputs: Inputs, prefix: Cache, width: Value): Graph => {
-  const {
-    decoder: { headDim, kvHeads },
-    chunk,
-    processors
-  } = loop
-  const empty = Op.ConstantOfShape(g, ["B", kvHeads, 0, headDim])
+  const { chunk, processors } = loop
   const noLogprobs = Op.ConstantOfShape(g, [0, "B", 1])
   const noTokens = Op.Cast(g, Op.ConstantOfShape(g, [0, "B"]), "int64")
   const computed = Sampling.drawnLogprob(processors) === "computed"
   const records = [noTokens, noLogprobs, ...(computed ? [noLogprobs] : [])]
   const state: State = {
     token: inputs.token,
+    rows: inputs.stops === null ? [] : [Op.Range(g, "B")],
     done: inputs.stops === null ? [] : [inputs.stops.done],
     previous: inputs.previous === null ? [] : [inputs.previous],
     cache: prefix
   }
-  const body = chunkBody(g, loop, inputs, width, empty, state, records)
+  const body = chunkBody(g, loop, inputs, width, state, records)
   const trips = Op.Div(g, Op.Add(g, inputs.steps, GraphOf.int(g, chunk - 1)), GraphOf.int(g, chunk))
   const carried = [...flatState(state), ...records]
   const results = Op.Loop(g, trips, carried, body)
@@ -348,7 +388,10 @@ const run = (g: Graph, loop: DecodeLoop, inputs: Inputs, prefix: Cache, width: V
   GraphOf.output(g, "tokens", tokens!)
   GraphOf.output(g, "untempered", untempered!)
   if (logprobs !== undefined) GraphOf.output(g, "logprobs", logprobs)
-  flat(after.cache).forEach((value, i) => GraphOf.output(g, next(cacheNames(loop.decoder)[i]!), value))
+  for (const rows of after.rows) GraphOf.output(g, "rows", rows)
+  for (const [i, value] of flat(after.cache).entries()) {
+    GraphOf.output(g, next(cacheNames(loop.decoder)[i]!), value)
+  }
   return GraphOf.prune(g)
 }
 
@@ -357,16 +400,19 @@ const run = (g: Graph, loop: DecodeLoop, inputs: Inputs, prefix: Cache, width: V
  *
  * **Details**
  *
- * Inputs: the parameters by name; `prompts` `[B, T]`, every token of a prompt but its last, padded on the right to at least
- * one column; `lengths` `[B]`, how many of them are real; `token` `[B]`, the last token; `position` `[B]`, where it stands
- * (`lengths`); `steps`, how many tokens to draw; the settings of {@link Sampling.declare}; and, depending on the loop,
+ * Inputs: the parameters by name; `prompts` `[B, T]`, every token of a prompt but its last, padded on the right to at
+ * least one column; `lengths` `[B]`, how many of them are real; `token` `[B]`, the last token; `position` `[B]`,
+ * where it stands (`lengths`); `steps`, how many tokens to draw; the settings of {@link Sampling.declare}; and,
+ * depending on the loop,
  *
  *     noise:first  [steps, B, 1]       noise:second  [steps, B, 1, 1]     unless greedy
  *     done         [B, 1]              stopTokens    [1, stops]           with stops
  *     previous     [B, S]              tokens that the repetition penalty counts, a row's own repeated as padding
  *
- * Outputs: `tokens` `[n, B]`, `untempered` and, where {@link Sampling.drawnLogprob} is `computed`, `logprobs` `[n, B, 1]`,
- * where `n < steps` when all rows ended; {@link next} of the {@link cacheNames}, `[B, KV, T + n, Dh]`.
+ * Outputs: `tokens` `[n, B]`, `untempered` and, where {@link Sampling.drawnLogprob} is `computed`, `logprobs` `[n, B,
+ * 1]`, where `n < steps` when all rows ended; {@link next} of the {@link cacheNames}, `[B, KV, T + n, Dh]`. With stops,
+ * rows leave the batch some time after they ended: their tokens are 0 from then on, and `rows` `[b]` are those that the
+ * cache still has.
  *
  * @category constructors
  * @since 0.1.0
@@ -393,8 +439,8 @@ export const start = (name: string, loop: DecodeLoop): Graph => {
 }
 
 /**
- * Draws more tokens after a run. Inputs as {@link start} without `prompts`, and the {@link cacheNames} and `width` `[1]`,
- * the number of columns that `prompts` had; `token` and `position` are those of the last token drawn.
+ * Draws more tokens after a run. Inputs as {@link start} without `prompts`, and the {@link cacheNames} and `width`
+ * `[1]`, the number of columns that `prompts` had; `token` and `position` are those of the last token drawn.
  *
  * @category constructors
  * @since 0.1.0

@@ -1,6 +1,6 @@
 /**
- * The next token from logits, as graph fragments: what reshapes the distribution, the draw, and the log-probs of the token
- * that was drawn.
+ * The next token from logits, as graph fragments: what reshapes the distribution, the draw, and the log-probs of the
+ * token that was drawn.
  *
  * Log-probs are in nats. Processors run in the order of Hugging Face's `generate`: repetition penalty, temperature,
  * top-k, top-p.
@@ -58,9 +58,9 @@ export const declare = (g: Graph, processors: Processors): Partial<Settings> => 
  *
  * **Details**
  *
- * `previous` `[B, S]` (`int64`) are the tokens that the repetition penalty counts, prompt included; one that stands there
- * twice is penalised once. Tokens that tie with the last one kept by top-k or top-p are kept too, so the result does not
- * depend on the order of ids.
+ * `previous` `[B, S]` (`int64`) are the tokens that the repetition penalty counts, prompt included; one that stands
+ * there twice is penalised once. Tokens that tie with the last one kept by top-k or top-p are kept too, so the result
+ * does not depend on the order of ids.
  *
  * @category constructors
  * @since 0.1.0
@@ -100,8 +100,8 @@ export const process = (g: Graph, logits: Value, settings: Partial<Settings>, pr
 }
 
 /**
- * How {@link draw} cuts a vocabulary of `V` tokens: `blocks` blocks of `size`, the last one padded by `padding` tokens of
- * probability zero.
+ * How {@link draw} cuts a vocabulary of `V` tokens: `blocks` blocks of `size`, the last one padded by `padding`
+ * tokens of probability zero.
  *
  * @category models
  * @since 0.1.0
@@ -166,14 +166,15 @@ const position = (g: Graph, x: Value, fraction: Value, keepDims: boolean): Value
 }
 
 /**
- * A token `[B, 1]` (`int64`) for each row of probabilities `[B, V]`, by inverse cumulative sums: `first` `[B, 1]` chooses
- * a block of tokens, `second` `[B, 1, 1]` a token of that block.
+ * A token `[B, 1]` (`int64`) for each row of probabilities `[B, V]`, by inverse cumulative sums: `first` `[B, 1]`
+ * chooses a block of tokens, `second` `[B, 1, 1]` a token of that block.
  *
  * **Details**
  *
- * Both are uniform in `(0, 1 - 2⁻²⁴]`. In `float32` the product of a total and such a number is smaller than the total, so
- * a sum that exceeds it exists, and the first one that does has just grown: a token of probability zero is never drawn.
- * Two short sums in place of one over the vocabulary are exact to about `2√V` roundings and can be computed side by side.
+ * Both are uniform in `(0, 1 - 2⁻²⁴]`. In `float32` the product of a total and such a number is smaller than the
+ * total, so a sum that exceeds it exists, and the first one that does has just grown: a token of probability zero is
+ * never drawn. Two short sums in place of one over the vocabulary are exact to about `2√V` roundings and can be
+ * computed side by side.
  *
  * @category constructors
  * @since 0.1.0
@@ -222,8 +223,8 @@ export const drawnLogprob = (processors: Processors): "model" | "zero" | "comput
 }
 
 /**
- * A token and its log-probs, all `[B, 1]`: `untempered` under the model (temperature 1, nothing cut), `logprob` under the
- * distribution that was drawn from, or null where {@link drawnLogprob} knows it.
+ * A token and its log-probs, all `[B, 1]`: `untempered` under the model (temperature 1, nothing cut), `logprob` under
+ * the distribution that was drawn from, or null where {@link drawnLogprob} knows it.
  *
  * @category models
  * @since 0.1.0

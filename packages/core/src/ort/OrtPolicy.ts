@@ -25,8 +25,8 @@ import * as OrtSampler from "./OrtSampler.ts"
  * **Details**
  *
  * `base`: the model as it was loaded. `parameters`: the current weights by name, valid until they are replaced or the
- * scope closes. `replaceParameters` takes over the handles given, any of the same names and shapes, and releases those that
- * they replace. `snapshot` downloads the current weights.
+ * scope closes. `replaceParameters` takes over the handles given, any of the same names and shapes, and releases
+ * those that they replace. `snapshot` downloads the current weights.
  *
  * @category models
  * @since 0.1.0

@@ -19,8 +19,8 @@ import * as Tokens from "../Tokens.ts"
 import * as Device from "./Device.ts"
 
 /**
- * What a sampler draws from. `parameters` is read before every run, so that weights which were just updated are used from
- * the next run on.
+ * What a sampler draws from. `parameters` is read before every run, so that weights which were just updated are used
+ * from the next run on.
  *
  * @category models
  * @since 0.1.0
@@ -33,9 +33,9 @@ export interface Source {
 }
 
 /**
- * How decoding is divided. `chunk`: steps between two merges of the cache; the results depend on it in the last bits of
- * the log-probs. `stepsPerRun`: steps of one run, rounded up to whole chunks, without influence on the results; by default
- * as many as are thought to take a quarter of a second.
+ * How decoding is divided. `chunk`: steps between two merges of the cache; the results depend on it in the last bits
+ * of the log-probs. `stepsPerRun`: steps of one run, rounded up to whole chunks, without influence on the results; by
+ * default as many as are thought to take a quarter of a second.
  *
  * @category models
  * @since 0.1.0
@@ -76,9 +76,11 @@ interface Plan {
   readonly batches: ReadonlyArray<ReadonlyArray<Row>>
 }
 
-// One batch; `cache` is what it holds on the device between two runs.
+// One batch between two runs: the rows that the cache has, and what it holds on the device.
 interface Batch {
-  readonly rows: ReadonlyArray<Row>
+  /** Columns of the padded prompts. */
+  readonly width: number
+  rows: ReadonlyArray<Row>
   cache: Readonly<Record<string, Device.DeviceTensor>> | null
   drawn: number
 }
@@ -151,7 +153,8 @@ export const make = Effect.fn("OrtSampler.make")(function* (
         const key = JSON.stringify([kind, loop.processors, loop.stops])
         const known = sessions.get(key)
         if (known !== undefined) return Effect.succeed(known)
-        const graph = DecodeLoop[kind](`${kind}-decoding`, loop)
+        const build = kind === "start" ? DecodeLoop.start : DecodeLoop.resume
+        const graph = build(`${kind}-decoding`, loop)
         return device
           .compile(Model.encode(graph), {
             name: `${model}: ${graph.name}`,
@@ -231,7 +234,7 @@ export const make = Effect.fn("OrtSampler.make")(function* (
 
   const feedsOf = (plan: Plan, batch: Batch, steps: number): Record<string, Device.Feed> => {
     const { loop, options, stopTokens } = plan
-    const { cache, rows } = batch
+    const { cache, rows, width } = batch
     const B = rows.length
     const int64 = (values: ReadonlyArray<number>, shape: ReadonlyArray<number>) => Tensor.int64(values, shape)
     const feeds: Record<string, Device.Feed> = {
@@ -249,7 +252,6 @@ export const make = Effect.fn("OrtSampler.make")(function* (
         [B]
       )
     }
-    const width = Math.max(1, ...rows.map(({ prompt }) => prompt.length - 1))
     if (cache === null) {
       const heads = rows.map(({ prompt }) => prompt.subarray(0, -1))
       feeds.prompts = Tokens.pad(heads, { padId: 0, side: "right", length: width }).tokens
@@ -331,7 +333,7 @@ export const make = Effect.fn("OrtSampler.make")(function* (
     batch.drawn += tokens.length / B
   }
 
-  const keepsCache = (name: string): boolean => name.startsWith("next:")
+  const isCache = (name: string): boolean => name.startsWith("next:")
 
   // Runs some steps of a batch and returns the rows that ended.
   const advance = Effect.fnUntraced(function* (
@@ -350,7 +352,7 @@ export const make = Effect.fn("OrtSampler.make")(function* (
         { ...Object.fromEntries(parameters), ...feeds },
         {
           // The cache crosses a copy on its way out, so the last run leaves it.
-          fetch: steps < left ? names : names.filter((name) => !keepsCache(name)),
+          fetch: steps < left ? names : names.filter((name) => !isCache(name)),
           release: Object.values(batch.cache ?? {})
         }
       )
@@ -367,12 +369,16 @@ export const make = Effect.fn("OrtSampler.make")(function* (
     pace.set(rows.length, Duration.toSeconds(duration) / steps)
     record(batch, outputs)
     for (const row of open) settle(plan, row)
+    if ("rows" in outputs.tensors) {
+      batch.rows = Array.from(Device.tensor(outputs, "rows", "int64").data, (b) => rows[Number(b)]!)
+    }
     return open.filter((row) => row.finished !== undefined)
   })
 
   const drain = (plan: Plan, rows: ReadonlyArray<Row>): Stream.Stream<Finished, ModelError> =>
     Stream.suspend(() => {
-      const batch: Batch = { rows, cache: null, drawn: 0 }
+      const width = Math.max(1, ...rows.map(({ prompt }) => prompt.length - 1))
+      const batch: Batch = { width, rows, cache: null, drawn: 0 }
       return Stream.paginate(undefined, () =>
         Effect.map(
           advance(plan, batch),

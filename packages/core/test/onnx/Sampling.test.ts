@@ -143,7 +143,10 @@ describe("Sampling", () => {
       for (let b = 0; b < B; b++) {
         const row = p.subarray(b * V, (b + 1) * V)
         const sum = row.reduce((a, x) => a + x, 0)
-        row.forEach((x, v) => (row[v] = x / sum))
+        p.set(
+          row.map((x) => x / sum),
+          b * V
+        )
       }
       const first = Array.from({ length: B }, (_, b) => (b === 0 ? largest : random.uniform(0, 1) + smallest))
       const second = first.map(() => random.uniform(0, 1) + smallest)

@@ -8,7 +8,7 @@ import * as Run from "../onnx/run.ts"
 import * as TestModel from "./model.ts"
 import * as Tiny from "./tiny.ts"
 
-const device = Device.layerInProcess({ provider: "cpu", threads: 2 })
+const device = Device.layerInProcess({ provider: "cpu", threads: 1 })
 
 describe("OrtPolicy", () => {
   for (const base of [TestModel.llama(), TestModel.gpt2()]) {
@@ -46,7 +46,8 @@ describe("OrtPolicy", () => {
 
   it.effect("scores in batches that hold no more than their share of logits", () =>
     Effect.gen(function* () {
-      // 20,000 scored positions of 2,048 logits are more than one batch may hold, and 40,000 tokens more than it may read
+      // 20,000 scored positions of 2,048 logits are more than one batch may hold, and 40,000 tokens more than it may
+      // read
       const base = TestModel.pretrained(Tiny.llama({ vocab_size: 2048, max_position_embeddings: 96 }))
       const policy = yield* OrtPolicy.make(base)
       const random = Run.seeded(6)

@@ -12,7 +12,7 @@ import type { SampleOptionsInput } from "../../src/Sampler.ts"
 import * as Run from "../onnx/run.ts"
 import * as TestModel from "./model.ts"
 
-const device = Device.layerInProcess({ provider: "cpu", threads: 2 })
+const device = Device.layerInProcess({ provider: "cpu", threads: 1 })
 
 const sample = (
   base: Pretrained.Pretrained,
@@ -35,14 +35,12 @@ const randomPrompts = (count: number, seed: number, longest = 9): ReadonlyArray<
   )
 }
 
-const skip = (what: string): void => console.warn(`skipped: ${what} is not in the shared folder`)
-
 describe("OrtSampler", () => {
   for (const name of ["gpt2", "llama-gqa", "llama-tied-llama3rope", "qwen2", "qwen3"]) {
-    it.effect(`continues ragged prompts greedily as PyTorch: ${name}`, () =>
+    it.effect(`continues ragged prompts greedily as PyTorch: ${name}`, (context) =>
       Effect.gen(function* () {
         const directory = TestModel.sharedPath(`fixtures/${name}`)
-        if (directory === undefined) return skip(`fixtures/${name}`)
+        if (directory === undefined) return context.skip(`fixtures/${name} is not in the shared folder`)
         const { base, golden } = yield* TestModel.fixture(directory)
         const prompts = TestModel.rows(golden.get("prompt_ids")!, golden.get("prompt_mask")!)
         assert.isAbove(new Set(prompts.map(({ length }) => length)).size, 1)
@@ -55,11 +53,12 @@ describe("OrtSampler", () => {
     )
   }
 
-  it.effect("continues TinyStories greedily as PyTorch", () =>
+  it.effect("continues TinyStories greedily as PyTorch", (context) =>
     Effect.gen(function* () {
       const directory = TestModel.sharedPath("data/tinystories-656K")
       const path = TestModel.sharedPath("fixtures/tinystories-656K.golden.json")
-      if (directory === undefined || path === undefined) return skip("tinystories-656K")
+      if (directory === undefined || path === undefined)
+        return context.skip("tinystories-656K is not in the shared folder")
       const { greedy } = JSON.parse(readFileSync(path, "utf8"))
       const base = yield* Pretrained.load(directory)
       const prompts = greedy.map((row: { prompt_ids: ReadonlyArray<number> }) => row.prompt_ids)
@@ -125,9 +124,9 @@ describe("OrtSampler", () => {
         ]) {
           const drawn = yield* policy.sample(prompts.map(TestModel.prompt), { ...options, ...extra })
           const scores = yield* policy.logprobs(prompts.map((prompt, i) => ({ prompt, completion: drawn[i]!.tokens })))
-          drawn.forEach(({ untemperedLogprobs }, i) =>
+          for (const [i, { untemperedLogprobs }] of drawn.entries()) {
             Run.close(untemperedLogprobs, scores[i]!, JSON.stringify(extra), { absolute: 1e-5, relative: 0 })
-          )
+          }
         }
       }).pipe(Effect.scoped, Effect.provide(device))
     )
@@ -213,7 +212,8 @@ describe("OrtSampler", () => {
           repetitionPenalty: penalty
         })
         .pipe(Effect.map(ids))
-      // log-probs are logits up to a constant, which the penalty does not ignore: the logits come from a model of the test
+      // log-probs are logits up to a constant, which the penalty does not ignore: the logits come from a model of the
+      // test
       for (const [row, prompt] of prompts.entries()) {
         const logits = yield* TestModel.logits(base, [...prompt, ...found[row]!])
         found[row]!.forEach((id, t) => {
@@ -235,6 +235,21 @@ describe("OrtSampler", () => {
       const free = yield* sample(TestModel.llama(), prompts, { ...options, stopTokens: [] })
       const stopTokens = [6, 17]
       const stopped = yield* sample(TestModel.llama(), prompts, { ...options, stopTokens }, { stepsPerRun: 16 })
+      // rows leave the batch at the end of chunks, in the middle of a run and between runs
+      for (const settings of [
+        { chunk: 3, stepsPerRun: 60 },
+        { chunk: 3, stepsPerRun: 6 }
+      ]) {
+        for (const extra of [{}, { repetitionPenalty: 1.2, temperature: 1.3 }]) {
+          const expected = yield* sample(TestModel.llama(), prompts, { ...options, ...extra, stopTokens: [] })
+          const found = yield* sample(TestModel.llama(), prompts, { ...options, ...extra, stopTokens }, settings)
+          for (const [i, { logprobs, tokens, untemperedLogprobs }] of found.entries()) {
+            assert.deepStrictEqual(tokens, expected[i]!.tokens.slice(0, tokens.length))
+            Run.close(logprobs, expected[i]!.logprobs.slice(0, tokens.length), "logprobs")
+            Run.close(untemperedLogprobs, expected[i]!.untemperedLogprobs.slice(0, tokens.length), "untempered")
+          }
+        }
+      }
       const expected = ids(free).map((row) => {
         const at = row.findIndex((id) => stopTokens.includes(id))
         return at < 0 ? row : row.slice(0, at + 1)
