@@ -169,7 +169,7 @@ describe("demonstrations", () => {
 
   it.live("that are absent, or too few to hold any out", () =>
     Effect.gen(function* () {
-      refused(yield* sft("--demonstrations", join(root, "none.jsonl")), /none\.jsonl: cannot be read/)
+      refused(yield* sft("--demonstrations", join(root, "none.jsonl")), /none\.jsonl: cannot be read: no such file/)
       refused(yield* sft("--demonstrations", file("empty.jsonl", "")), /empty\.jsonl: has 0 demonstrations/)
       refused(yield* sft("--demonstrations", file("one.jsonl", good)), /one\.jsonl: has 1 demonstrations; .*at least 2/)
     })

@@ -83,7 +83,10 @@ export const numbered = <A>(
 ): Stream.Stream<Numbered<A>, FeedbackLineError, FileSystem.FileSystem> => {
   const decode = decodeLine(schema)
   return Stream.unwrap(Effect.map(FileSystem.FileSystem, (fs) => fs.stream(file))).pipe(
-    Stream.mapError((error) => new FeedbackLineError({ file, reason: `cannot be read: ${error.message}` })),
+    Stream.mapError(({ message, reason }) => {
+      const why = reason._tag === "NotFound" ? "no such file" : message
+      return new FeedbackLineError({ file, reason: `cannot be read: ${why}` })
+    }),
     Stream.decodeText,
     Stream.splitLines,
     Stream.zipWithIndex,
