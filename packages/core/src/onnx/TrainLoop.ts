@@ -47,7 +47,7 @@ export interface BatchInput {
  *
  * `sizes`: the symbolic dimensions of the batch inputs, in the order in which the loop is fed them. `forward` builds a
  * scalar loss and named scalar metrics; both are sums over a step's micro-batches, so means must be taken with weights
- * that add up to one over the whole step. `accumulate`: micro-batches per step. `ema`: decay of a moving average of the
+ * that add up to one over the whole step. `ema`: decay of a moving average of the
  * weights, none by default.
  *
  * @category models
@@ -65,7 +65,6 @@ export interface TrainStep {
     batch: (name: string) => Value
   ) => { readonly loss: Value; readonly metrics: Readonly<Record<string, Value>> }
   readonly optimizer: Optimizer.AdamW
-  readonly accumulate: number
   readonly ema?: number | undefined
 }
 
@@ -155,7 +154,7 @@ const accumulated = (
   g: Graph.Graph,
   step: TrainStep,
   weights: (name: string) => Value,
-  firstIndex: Value
+  { count, first }: { readonly first: Value; readonly count: Value }
 ): Result.Result<Sums, Gradient.MissingGradientRule> => {
   const body = Graph.make(`${g.name}.micro`, g)
   const iteration = Graph.input(body, `${body.name}/iteration`, "int64", [])
@@ -164,7 +163,7 @@ const accumulated = (
   const sofar = trainableOf(step).map(({ name, shape }) =>
     Graph.input(body, `${body.name}/sum:grad:${name}`, "float32", shape)
   )
-  const own = microBatch(body, step, weights, readBatch(body, step, Op.Add(body, firstIndex, iteration)))
+  const own = microBatch(body, step, weights, readBatch(body, step, Op.Add(body, first, iteration)))
   if (Result.isFailure(own)) return Result.fail(own.failure)
   const { gradients, loss, metrics } = own.success
   Graph.output(body, `${body.name}/go`, Op.Identity(body, condition))
@@ -176,7 +175,7 @@ const accumulated = (
   }
   const zero = Graph.scalar(g, 0)
   const start = [...sums.map(() => zero), ...sofar.map(({ shape }) => Op.ConstantOfShape(g, shape))]
-  const totals = Op.Loop(g, Graph.int(g, step.accumulate), start, Graph.prune(body))
+  const totals = Op.Loop(g, count, start, Graph.prune(body))
   const scalars = 1 + step.metrics.length
   return Result.succeed({
     loss: totals[0]!,
@@ -259,25 +258,60 @@ const lookUp = (step: TrainStep, state: State, frozen: (name: string) => Value) 
 }
 
 /**
- * K steps in one run.
+ * K steps of one micro-batch each in one run.
  *
  * **Details**
  *
  * Inputs: `steps` (`int64`, how many), `sizes` `[S, sizes]` (`int64`), each batch input stacked as `[S, ...]`,
- * `coefficients` `[K, 3]` of the optimizer, and the state and frozen parameters by name, where `S = K * accumulate`.
+ * `coefficients` `[K, 3]` of the optimizer, and the state and frozen parameters by name, where `S = K`.
  * Outputs: {@link next} of each state tensor and `metrics` `[k, metricNames]`, where `k < K` when a step was not finite:
  * that step's row is the last one, and the state is the one before it.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const loop = (step: TrainStep): Result.Result<Graph.Graph, Gradient.MissingGradientRule> => {
+export const loop = (step: TrainStep): Result.Result<Graph.Graph, Gradient.MissingGradientRule> =>
+  repeat(step, (body, weights, iteration) => microBatch(body, step, weights, readBatch(body, step, iteration)))
+
+/**
+ * K steps in one run, each of which sums the gradients of several micro-batches.
+ *
+ * **Details**
+ *
+ * As {@link loop}, with one input more: `parts` `[K, 2]` (`int64`) says of each step which of the `S` stacked
+ * micro-batches is its first, and how many are its own.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const accumulating = (step: TrainStep): Result.Result<Graph.Graph, Gradient.MissingGradientRule> =>
+  repeat(
+    step,
+    (body, weights, iteration) => {
+      const own = Op.Gather(body, Graph.value(body, "parts"), iteration)
+      const part = (i: number) => Op.Reshape(body, Op.Gather(body, own, Graph.ints(body, [i])), [])
+      return accumulated(body, step, weights, { first: part(0), count: part(1) })
+    },
+    (top) => Graph.input(top, "parts", "int64", ["K", 2])
+  )
+
+// The loop over steps, around what computes the sums of one.
+const repeat = (
+  step: TrainStep,
+  sumsOf: (
+    body: Graph.Graph,
+    weights: (name: string) => Value,
+    iteration: Value
+  ) => Result.Result<Sums, Gradient.MissingGradientRule>,
+  declareInputs: (top: Graph.Graph) => void = () => undefined
+): Result.Result<Graph.Graph, Gradient.MissingGradientRule> => {
   const top = Graph.make(step.name)
   const trips = Graph.input(top, "steps", "int64", [])
   Graph.input(top, "sizes", "int64", ["S", step.sizes.length])
   for (const { dtype, name, shape } of step.batch) {
     Graph.input(top, name, dtype, ["S", ...shape.map((dim) => typeof dim === "string" ? `max ${dim}` : dim)])
   }
+  declareInputs(top)
   const coefficients = Graph.input(top, "coefficients", "float32", ["K", 3])
   const initial = declareState(top, step, "")
   for (const { name, shape, trainable } of step.parameters) {
@@ -289,9 +323,7 @@ export const loop = (step: TrainStep): Result.Result<Graph.Graph, Gradient.Missi
   Graph.input(body, `${body.name}/condition`, "bool", [])
   const state = declareState(body, step, `${body.name}/`)
   const weights = lookUp(step, state, (name) => Graph.value(top, name))
-  const sums = step.accumulate === 1
-    ? microBatch(body, step, weights, readBatch(body, step, iteration))
-    : accumulated(body, step, weights, Op.Mul(body, iteration, Graph.int(body, step.accumulate)))
+  const sums = sumsOf(body, weights, iteration)
   if (Result.isFailure(sums)) return Result.fail(sums.failure)
   const { finite, row, state: results } = optimize(body, step, state, sums.success, Op.Gather(body, coefficients, iteration))
   Graph.output(body, `${body.name}/go`, Op.Identity(body, finite))

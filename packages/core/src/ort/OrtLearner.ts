@@ -5,11 +5,11 @@
  */
 
 import { createHash } from "node:crypto"
-import { Effect, Ref, type Scope, Semaphore } from "effect"
+import { Effect, Ref, Scope, Semaphore } from "effect"
 import { type Learner, LearnerError, type LearnerState, type StepMetrics } from "../Learner.ts"
 import type { Example, Fields, Loss } from "../Loss.ts"
 import * as Attention from "../nn/Attention.ts"
-import type { Decoder } from "../nn/Decoder.ts"
+import type { Decoder, Given } from "../nn/Decoder.ts"
 import * as Heads from "../nn/Heads.ts"
 import { takeRows } from "../nn/Linear.ts"
 import type { MissingGradientRule } from "../onnx/Gradient.ts"
@@ -27,7 +27,9 @@ import type { OrtPolicy } from "./OrtPolicy.ts"
  *
  * **Details**
  *
- * `accumulate`: micro-batches that each batch is cut into, for less memory and the same gradient; default 1.
+ * `accumulate`: micro-batches that each batch is cut into, for less memory and the same gradient. By default, on a CPU,
+ * as many as it takes for each to hold about a thousand tokens: what a step touches then stays in the caches, and examples
+ * of similar length come together, which leaves little padding. Elsewhere 1.
  * `stepsPerRun`: optimizer steps in one run of the graph, default 8; more steps copy less, fewer answer sooner to an
  * interruption. `trains`: chooses the parameters that change, default all. `ema`: decay of a moving average of the
  * weights, kept beside them.
@@ -66,9 +68,9 @@ export const trainStep = <F extends Fields, M extends string>(
   loss: Loss<F, M>,
   optimizer: Optimizer.AdamW,
   options: {
-    readonly accumulate?: number | undefined
     readonly ema?: number | undefined
     readonly trains?: ((parameter: string) => boolean) | undefined
+    readonly rmsNorm?: Given["rmsNorm"]
   } = {}
 ): TrainLoop.TrainStep => {
   const fields = Object.entries(loss.fields)
@@ -89,11 +91,10 @@ export const trainStep = <F extends Fields, M extends string>(
       ...fields.map(([name, shape]) => ({ name: `field:${name}`, dtype: "float32" as const, shape }))
     ],
     metrics: loss.metrics,
-    accumulate: options.accumulate ?? 1,
     ema: options.ema,
     optimizer,
     forward: (g, weights, batch) => {
-      const hidden = hiddenStates(g, decoder, weights, batch("tokens"))
+      const hidden = hiddenStates(g, decoder, weights, batch("tokens"), { rmsNorm: options.rmsNorm })
       const selected = takeRows(g, hidden, batch("rows"))
       const head = weights(decoder.headWeight)
       return loss.build({
@@ -113,10 +114,16 @@ export const trainStep = <F extends Fields, M extends string>(
 const attentionBlocks = 2
 
 // Hidden states `[B * T, D]` of right-padded tokens `[B, T]`.
-const hiddenStates = (g: Graph, decoder: Decoder, weights: (name: string) => Value, tokens: Value): Value => {
+const hiddenStates = (
+  g: Graph,
+  decoder: Decoder,
+  weights: (name: string) => Value,
+  tokens: Value,
+  given: Given
+): Value => {
   const positions = Op.Expand(g, Op.Reshape(g, Op.Range(g, "T"), [1, "T"]), ["B", "T"])
   const attend = Attention.causal(g, decoder, { batch: "B", time: "T", blocks: attentionBlocks })
-  return decoder.forward(g, weights, Op.Reshape(g, tokens, ["M"]), Op.Reshape(g, positions, ["M"]), attend)
+  return decoder.forward(g, weights, Op.Reshape(g, tokens, ["M"]), Op.Reshape(g, positions, ["M"]), attend, given)
 }
 
 const refuse = (step: number, message: string) => new LearnerError({ reason: "input", step, message })
@@ -212,6 +219,14 @@ const cut = (batch: ReadonlyArray<Example>, parts: number, shapes: Fields): Read
   })
 }
 
+const tokensPerMicroBatch = 1024
+
+// How many micro-batches make a batch fit the caches of a CPU.
+const cacheSized = (batch: ReadonlyArray<Example>): number => {
+  const longest = Math.max(...batch.map(({ tokens }) => tokens.length))
+  return Math.min(batch.length, Math.ceil((batch.length * longest) / tokensPerMicroBatch))
+}
+
 const width = (batches: ReadonlyArray<MicroBatch>, of: (batch: MicroBatch) => number) => Math.max(...batches.map(of))
 
 // Feeds of a run: every micro-batch padded to the largest and stacked.
@@ -253,6 +268,13 @@ const stack = (batches: ReadonlyArray<MicroBatch>, shapes: Fields): Record<strin
   }
 }
 
+// Of each step: the index of its first micro-batch, and their number. `[K, 2]`.
+const ranges = (steps: ReadonlyArray<ReadonlyArray<MicroBatch>>): Tensor.Tensor => {
+  let first = 0
+  const rows = steps.flatMap(({ length }) => [(first += length) - length, length])
+  return Tensor.int64(rows, [steps.length, 2])
+}
+
 const squeeze = (tensor: Tensor.Tensor): Tensor.Tensor => ({ ...tensor, shape: tensor.shape.slice(1) })
 
 const momentPrefixes = ["first:", "second:", "ema:"] as const
@@ -277,18 +299,24 @@ export const make: <F extends Fields, M extends string>(
   const { loss, optimizer, policy } = options
   const { decoder } = policy.base
   const device = yield* Device.Device
-  const step = trainStep(decoder, loss, optimizer, options)
-  // On a CPU the state would be copied into JavaScript after every run, so a run takes many steps. Elsewhere it stays
-  // where it is, and a run is a step; gradients are accumulated inside a run in any case.
-  const looped = device.provider === "cpu" || step.accumulate > 1
-  const graph = yield* Effect.fromResult(looped ? TrainLoop.loop(step) : TrainLoop.single(step))
+  const rmsNorm = device.provider === "webgpu" ? "plain" : "fused"
+  const step = trainStep(decoder, loss, optimizer, { ...options, rmsNorm })
+  // On a CPU a run takes many steps, since the binding copies the state after every run. Elsewhere the state stays where
+  // it is, and a run is a step.
+  const onCpu = device.provider === "cpu"
   const stateNames = TrainLoop.stateNames(step)
-  const session = yield* device.compile(Model.encode(graph), {
-    name: step.name,
-    keep: stateNames.map(TrainLoop.next)
-  })
+  const compile = (graph: Graph) =>
+    device.compile(Model.encode(graph), { name: step.name, keep: stateNames.map(TrainLoop.next) })
+  const plain = yield* compile(yield* Effect.fromResult(onCpu ? TrainLoop.loop(step) : TrainLoop.single(step)))
+  const scope = yield* Effect.scope
+  const accumulatingGraph = yield* Effect.fromResult(TrainLoop.accumulating(step))
+  const accumulating = yield* compile(accumulatingGraph).pipe(
+    Effect.provideService(Scope.Scope, scope),
+    Effect.cached
+  )
+  const partsOf = (batch: ReadonlyArray<Example>) => options.accumulate ?? (onCpu ? cacheSized(batch) : 1)
   const trained = new Set(step.parameters.flatMap(({ name, trainable }) => (trainable ? [name] : [])))
-  const stepsPerRun = looped ? (options.stepsPerRun ?? 8) : 1
+  const stepsPerRun = onCpu ? (options.stepsPerRun ?? 8) : 1
   const fingerprint = createHash("sha256")
     .update(
       JSON.stringify({
@@ -331,23 +359,22 @@ export const make: <F extends Fields, M extends string>(
       new LearnerError({ reason: "runtime", step: first, message: cause.message, cause })
     const weights = yield* policy.parameters
     const held = yield* Ref.get(moments)
-    const parts = batches.flatMap((batch) => cut(batch, step.accumulate, loss.fields))
-    const coefficients = Tensor.float32(
-      batches.flatMap((_, i) => [...Optimizer.coefficients(optimizer, first + i)]),
-      [batches.length, 3]
-    )
-    const { sizes, ...stacked } = stack(parts, loss.fields)
-    const batchFeeds = looped
-      ? { ...stacked, sizes: sizes!, coefficients, steps: Tensor.int64([batches.length], []) }
-      : {
-          ...Object.fromEntries(Object.entries(stacked).map(([k, v]) => [k, squeeze(v)])),
-          coefficients: squeeze(coefficients)
-        }
+    const steps = batches.map((batch) => cut(batch, partsOf(batch), loss.fields))
+    const whole = steps.every((parts) => parts.length === 1)
+    const session = whole ? plain : yield* Effect.mapError(accumulating, fail)
+    const rates = batches.flatMap((_, i) => [...Optimizer.coefficients(optimizer, first + i)])
+    const coefficients = Tensor.float32(rates, [batches.length, 3])
+    const stacked = stack(steps.flat(), loss.fields)
+    const single = !onCpu && whole
     const feeds: Record<string, Device.Feed> = {
-      ...batchFeeds,
+      ...(single ? Object.fromEntries(Object.entries(stacked).map(([k, v]) => [k, squeeze(v)])) : stacked),
+      coefficients: single ? squeeze(coefficients) : coefficients,
+      steps: Tensor.int64([batches.length], []),
+      parts: ranges(steps),
       ...Object.fromEntries(weights),
       ...Object.fromEntries(held)
     }
+    // A graph has no input for a tensor that its loss does not read, nor for the loop's own where it has none.
     const known = new Set(session.inputs.map(({ name }) => name))
     for (const name of Object.keys(feeds)) if (!known.has(name)) delete feeds[name]
 
@@ -380,9 +407,7 @@ export const make: <F extends Fields, M extends string>(
     }
     return rows.map((row, i): StepMetrics => {
       const { finite: _finite, ...metrics } = row
-      const targets = parts
-        .slice(i * step.accumulate, (i + 1) * step.accumulate)
-        .reduce((sum, part) => sum + part.weights.filter((weight) => weight > 0).length, 0)
+      const targets = steps[i]!.reduce((sum, part) => sum + part.weights.filter((weight) => weight > 0).length, 0)
       return { ...metrics, learning_rate: optimizer.learningRate(first + i), tokens: targets }
     })
   })

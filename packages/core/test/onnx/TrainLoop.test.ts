@@ -13,7 +13,7 @@ type Name = "weight" | "table" | "bias"
 const names: ReadonlyArray<Name> = ["weight", "table", "bias"]
 
 /** A loss whose gradient is what is fed: `Σ parameter ∘ gradient`. */
-const stepOf = (record: Record_, accumulate: number): TrainLoop.TrainStep => {
+const stepOf = (record: Record_): TrainLoop.TrainStep => {
   const [beta1, beta2] = record.betas as [number, number]
   return {
     name: "golden",
@@ -30,7 +30,6 @@ const stepOf = (record: Record_, accumulate: number): TrainLoop.TrainStep => {
       shape: record.parameters[name].shape
     })),
     metrics: ["twice"],
-    accumulate,
     ema: record.ema_decay ?? undefined,
     optimizer: Optimizer.adamW({
       learningRate: (step) => record.learning_rate[step]!,
@@ -89,13 +88,16 @@ const runLoop = Effect.fnUntraced(function* (
   state: Run.Tensors,
   given: Run.Tensors,
   from: number,
-  to: number
+  to: number,
+  accumulate = 1
 ) {
+  const parts = Array.from({ length: to - from }, (_, i) => [i * accumulate, accumulate]).flat()
   const outputs = yield* runner.run({
     ...state,
     ...given,
+    ...(accumulate === 1 ? {} : { parts: Tensor.int64(parts, [to - from, 2]) }),
     steps: Tensor.int64([to - from], []),
-    sizes: Tensor.int64([], [(to - from) * step.accumulate, 0]),
+    sizes: Tensor.int64([], [(to - from) * accumulate, 0]),
     coefficients: Tensor.float32(coefficients(step, from, to), [to - from, 3])
   })
   return { state: after(step, outputs), metrics: Run.numbers(outputs["metrics"]), rows: outputs["metrics"]!.shape[0]! }
@@ -119,10 +121,11 @@ describe("ten steps as PyTorch takes them", () => {
       it.effect(`${record.name}, in one run, ${accumulate} micro-batches`, () =>
         Effect.scoped(
           Effect.gen(function* () {
-            const step = stepOf(record, accumulate)
-            const runner = yield* open(TrainLoop.loop(step))
+            const step = stepOf(record)
+            const runner = yield* open(accumulate === 1 ? TrainLoop.loop(step) : TrainLoop.accumulating(step))
             const start = initialState(step, record)
-            const { metrics, state } = yield* runLoop(runner, step, start, batches(record, 0, 10, accumulate), 0, 10)
+            const given = batches(record, 0, 10, accumulate)
+            const { metrics, state } = yield* runLoop(runner, step, start, given, 0, 10, accumulate)
             isGolden(record, state, 9)
             assert.deepStrictEqual(TrainLoop.metricNames(step), ["loss", "grad_norm", "finite", "twice"])
             record.steps.forEach(({ grad_norm }, i) => {
@@ -139,7 +142,7 @@ describe("ten steps as PyTorch takes them", () => {
     it.effect(`${record.name}, a run for each step`, () =>
       Effect.scoped(
         Effect.gen(function* () {
-          const step = stepOf(record, 1)
+          const step = stepOf(record)
           const { run } = yield* open(TrainLoop.single(step))
           let state: Run.Tensors = initialState(step, record)
           for (let i = 0; i < 10; i++) {
@@ -165,7 +168,7 @@ const averaged = golden.adamw.find(({ ema_decay }) => ema_decay !== null)!
 it.effect("cut into runs of any number of steps, gives the same bits", () =>
   Effect.scoped(
     Effect.gen(function* () {
-      const step = stepOf(averaged, 1)
+      const step = stepOf(averaged)
       const runner = yield* open(TrainLoop.loop(step))
       const train = Effect.fnUntraced(function* (size: number) {
         let state: Run.Tensors = initialState(step, averaged)
@@ -192,7 +195,7 @@ describe("a step that is not finite", () => {
     it.effect(`ends the run before anything changes: ${value}`, () =>
       Effect.scoped(
         Effect.gen(function* () {
-          const step = stepOf(averaged, 1)
+          const step = stepOf(averaged)
           const runner = yield* open(TrainLoop.loop(step))
           const start = initialState(step, averaged)
           const before = yield* runLoop(runner, step, start, batches(averaged, 0, 3, 1), 0, 3)
@@ -211,7 +214,7 @@ describe("a step that is not finite", () => {
 })
 
 describe("refuses a loss that control flow hides", () => {
-  const base = stepOf(averaged, 1)
+  const base = stepOf(averaged)
 
   it("behind an If", () => {
     const step: TrainLoop.TrainStep = {
@@ -236,7 +239,6 @@ describe("refuses a loss that control flow hides", () => {
   it("behind a Loop", () => {
     const step: TrainLoop.TrainStep = {
       ...base,
-      accumulate: 2,
       forward: (g, weights, batch) => {
         const { loss, metrics } = base.forward(g, weights, batch)
         const body = Graph.make("double", g)
@@ -248,6 +250,8 @@ describe("refuses a loss that control flow hides", () => {
         return { loss: Op.Loop(g, Graph.int(g, 3), [loss], body)[0]!, metrics }
       }
     }
-    assert.strictEqual(Result.getOrThrow(Result.flip(TrainLoop.loop(step))).op, "Loop")
+    for (const graph of [TrainLoop.loop(step), TrainLoop.accumulating(step)]) {
+      assert.strictEqual(Result.getOrThrow(Result.flip(graph)).op, "Loop")
+    }
   })
 })
