@@ -46,9 +46,19 @@ export const config = {
   torch_dtype: "float16"
 } as const
 
+// A ticket is worth reading but hardly worth learning to write. What follows it in a prompt repeats parts of it, and teaches
+// to copy as much as the completion does.
+const ticketWeight = 0.1
+
+const document = (tokenizer: Tokenizer.Tokenizer, prompt: string, completion: ReadonlyArray<number>): Sft.Example => {
+  const example = Sft.example(tokenizer.encode(prompt), completion, 1)
+  const ticket = prompt.startsWith("Ticket:") ? tokenizer.encode(prompt.slice(0, prompt.indexOf("\n"))).length : 0
+  return { ...example, weights: example.weights.map((weight, t) => (t < ticket ? weight * ticketWeight : weight)) }
+}
+
 const flags = {
   ...CommonFlags.flags,
-  steps: CommonFlags.count("steps").pipe(Flag.withDescription("Optimizer steps. Default 3000"), Flag.withDefault(3000)),
+  steps: CommonFlags.count("steps").pipe(Flag.withDescription("Optimizer steps. Default 2000"), Flag.withDefault(2000)),
   batch: CommonFlags.count("batch").pipe(Flag.withDescription("Documents per step. Default 64"), Flag.withDefault(64)),
   tokenizer: Flag.String("tokenizer").pipe(
     Flag.withMetavar("DIR"),
@@ -80,22 +90,16 @@ export const command = Command.make(
         tokenizer,
         weights: Initial.weights(decoder, chosen.seed)
       }
-      const end = [tokenizer.eosId!]
-      const examples = Array.from(Corpus.rows({ seed: chosen.seed + 1, n: steps * chosen.batch }), (row) =>
-        // Most of a document is its ticket, which is worth reading but hardly worth learning to write.
-        Sft.example(
-          tokenizer.encode(row.prompt),
-          [...tokenizer.encode(row.completion, { addSpecialTokens: false }), ...end],
-          0.1
-        )
+      const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId]
+      const examples = Array.from(Corpus.rows({ seed: chosen.seed + 1, n: steps * chosen.batch }), ({ completion, prompt }) =>
+        document(tokenizer, prompt, [...tokenizer.encode(completion, { addSpecialTokens: false }), ...end])
       )
       const policy = yield* OrtPolicy.make(base)
       const rate = LearningRate.warmUp(Math.ceil(steps / 30), LearningRate.cosine(3e-3, steps, 1e-4))
       const learner = yield* OrtLearner.make({
         policy,
         loss: Sft.loss,
-        optimizer: Optimizer.adamW({ learningRate: rate, beta2: 0.98, weightDecay: 0.05, maxGradNorm: 1 }),
-        accumulate: 4
+        optimizer: Optimizer.adamW({ learningRate: rate, beta2: 0.98, weightDecay: 0.05, maxGradNorm: 1 })
       })
       yield* Sft.train(learner, examples, {
         batchSize: chosen.batch,

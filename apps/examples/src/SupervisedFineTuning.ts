@@ -227,8 +227,7 @@ export const command = Command.make(
         optimizer: Optimizer.adamW({
           learningRate: LearningRate.cosine(chosen.learningRate, steps, chosen.learningRate / 10),
           maxGradNorm: 1
-        }),
-        accumulate: 4
+        })
       })
       yield* Sft.train(learner, material.train, {
         epochs: chosen.epochs,

@@ -285,22 +285,31 @@ const momentPrefixes = ["first:", "second:", "ema:"] as const
  *
  * **Details**
  *
- * Fails with `MissingGradientRule` when the loss uses an operator that has no derivative, and with `OrtError` when the
- * graph does not compile.
+ * Fails with `MissingGradientRule` when the loss uses an operator that has no derivative, with `LearnerError` when an
+ * option cannot be met, and with `OrtError` when the graph does not compile.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const make: <F extends Fields, M extends string>(
   options: Options<F, M>
-) => Effect.Effect<OrtLearner<F>, MissingGradientRule | Device.OrtError, Device.Device | Scope.Scope> = Effect.fn(
+) => Effect.Effect<OrtLearner<F>, MissingGradientRule | LearnerError | Device.OrtError, Device.Device | Scope.Scope> = Effect.fn(
   "OrtLearner.make"
 )(function* <F extends Fields, M extends string>(options: Options<F, M>) {
   const { loss, optimizer, policy } = options
   const { decoder } = policy.base
   const device = yield* Device.Device
   const rmsNorm = device.provider === "webgpu" ? "plain" : "fused"
+  for (const name of ["accumulate", "stepsPerRun"] as const) {
+    const given = options[name] ?? 1
+    if (!Number.isSafeInteger(given) || given < 1) {
+      return yield* refuse(0, `${name} is ${given}; give a whole number from 1`)
+    }
+  }
   const step = trainStep(decoder, loss, optimizer, { ...options, rmsNorm })
+  if (!step.parameters.some(({ trainable }) => trainable)) {
+    return yield* refuse(0, "nothing is trained: `trains` refuses every parameter of the model")
+  }
   // On a CPU a run takes many steps, since the binding copies the state after every run. Elsewhere the state stays where
   // it is, and a run is a step.
   const onCpu = device.provider === "cpu"
