@@ -27,9 +27,9 @@ import type { OrtPolicy } from "./OrtPolicy.ts"
  *
  * **Details**
  *
- * `accumulate`: micro-batches that each batch is cut into, for less memory and the same gradient. By default, on a CPU,
- * as many as it takes for each to hold about a thousand tokens: what a step touches then stays in the caches, and examples
- * of similar length come together, which leaves little padding. Elsewhere 1.
+ * `accumulate`: micro-batches that each batch is cut into, for less memory and the same gradient; one for each example
+ * where there are fewer. By default, on a CPU, as many as it takes for each to hold about a thousand tokens: what a step
+ * touches then stays in the caches, and examples of similar length come together, which leaves little padding. Elsewhere 1.
  * `stepsPerRun`: optimizer steps in one run of the graph, default 8; more steps copy less, fewer answer sooner to an
  * interruption. `trains`: chooses the parameters that change, default all. `ema`: decay of a moving average of the
  * weights, kept beside them.
@@ -205,17 +205,14 @@ const microBatch = (
   return batch
 }
 
-// Cuts a batch into micro-batches of almost equal size, examples of similar length together. Where there are fewer
-// examples than micro-batches, the rest repeat one that counts nothing.
+// Cuts a batch into micro-batches of almost equal size, examples of similar length together.
 const cut = (batch: ReadonlyArray<Example>, parts: number, shapes: Fields): ReadonlyArray<MicroBatch> => {
   const examples = batch.toSorted((a, b) => a.tokens.length - b.tokens.length)
   const total = examples.reduce((sum, { weights }) => sum + weights.reduce((a, b) => a + b, 0), 0)
   return Array.from({ length: parts }, (_, i) => {
     const from = Math.floor((i * examples.length) / parts)
     const to = Math.floor(((i + 1) * examples.length) / parts)
-    return to > from
-      ? microBatch(examples.slice(from, to), total, shapes, examples)
-      : microBatch(examples.slice(0, 1), Infinity, shapes, examples)
+    return microBatch(examples.slice(from, to), total, shapes, examples)
   })
 }
 
@@ -224,7 +221,7 @@ const tokensPerMicroBatch = 1024
 // How many micro-batches make a batch fit the caches of a CPU.
 const cacheSized = (batch: ReadonlyArray<Example>): number => {
   const longest = Math.max(...batch.map(({ tokens }) => tokens.length))
-  return Math.min(batch.length, Math.ceil((batch.length * longest) / tokensPerMicroBatch))
+  return Math.ceil((batch.length * longest) / tokensPerMicroBatch)
 }
 
 const width = (batches: ReadonlyArray<MicroBatch>, of: (batch: MicroBatch) => number) => Math.max(...batches.map(of))
@@ -323,7 +320,9 @@ export const make: <F extends Fields, M extends string>(
     Effect.provideService(Scope.Scope, scope),
     Effect.cached
   )
-  const partsOf = (batch: ReadonlyArray<Example>) => options.accumulate ?? (onCpu ? cacheSized(batch) : 1)
+  // None is empty: whatever stood in for an example would count in a loss that sums over sequences.
+  const partsOf = (batch: ReadonlyArray<Example>) =>
+    Math.min(batch.length, options.accumulate ?? (onCpu ? cacheSized(batch) : 1))
   const trained = new Set(step.parameters.flatMap(({ name, trainable }) => (trainable ? [name] : [])))
   const stepsPerRun = onCpu ? (options.stepsPerRun ?? 8) : 1
   const fingerprint = createHash("sha256")

@@ -126,7 +126,7 @@ describe("steps", () => {
     }).pipe(Effect.provide(oneThread))
   )
 
-  it.effect("take micro-batches that are empty or hold no target", () =>
+  it.effect("take fewer examples than micro-batches, and micro-batches without a target", () =>
     Effect.gen(function* () {
       const silent = { ...Sft.example([1, 2, 3], []), fields: { advantages: new Float32Array(), scores: 1 } }
       const batch = [...weightedBatch(7, [2, 3]), silent]
@@ -138,7 +138,7 @@ describe("steps", () => {
         }).pipe(Effect.scoped)
       )
       for (const record of records) {
-        for (const name of ["loss", "grad_norm", "advantage", "entropy", "tokens"]) {
+        for (const name of ["loss", "grad_norm", "advantage", "score", "entropy", "tokens"]) {
           assert.closeTo(record[name]! / records[0]![name]!, 1, 2e-6, name)
         }
       }
@@ -149,6 +149,38 @@ describe("steps", () => {
 // Large enough for ONNX Runtime to split the work over its threads.
 const larger = Tiny.llama({ vocab_size: 512, hidden_size: 64, intermediate_size: 128, max_position_embeddings: 64 })
 const largerBatches = Array.from({ length: 8 }, (_, i) => Tiny.examples(8, i + 1, { longest: 64, vocab: 512 }))
+
+describe("a batch too large for the caches", () => {
+  it.effect("is cut by default, takes the step of the whole, and counts each sequence once", () =>
+    Effect.gen(function* () {
+      const plain = Tiny.examples(40, 9, { longest: 64, vocab: 512 })
+      const batch = plain.map((example, i) => weightedExample(example, (i % 7) - 2, i))
+      const longest = Math.max(...batch.map(({ tokens }) => tokens.length))
+      const parts = Math.ceil((batch.length * longest) / 1024)
+      assert.isAbove(parts, 1)
+      // A smaller epsilon would turn the last bits of a gradient near zero into a step of another sign.
+      const adamW = Optimizer.adamW({ learningRate: 1e-3, epsilon: 1e-4 })
+      const [whole, cut, told] = yield* Effect.forEach([1, undefined, parts], (accumulate) =>
+        Effect.gen(function* () {
+          const policy = yield* Tiny.policy(larger)
+          const learner = yield* OrtLearner.make({ policy, loss: weighted, optimizer: adamW, accumulate })
+          return { metrics: (yield* learner.update([batch]))[0]!, state: yield* learner.state }
+        }).pipe(Effect.scoped)
+      )
+      sameState(cut!.state, told!.state)
+      assert.notDeepEqual(bits(cut!.state), bits(whole!.state))
+      for (const [parameter, { data }] of whole!.state.tensors["weights"]!) {
+        const error = frobenius(cut!.state.tensors["weights"]!.get(parameter)!.data, data) / frobenius(data)
+        assert.isAtMost(error, 1e-6, parameter)
+      }
+      assert.strictEqual(
+        cut!.metrics["score"],
+        batch.reduce((sum, { fields }) => sum + fields.scores ** 2, 0)
+      )
+      assert.strictEqual(cut!.metrics["tokens"], whole!.metrics["tokens"])
+    }).pipe(Effect.provide(oneThread))
+  )
+})
 
 describe("bit by bit", () => {
   it.effect("the same however many steps a run takes", () =>
@@ -379,6 +411,28 @@ describe("a step that is not finite", () => {
       assert.strictEqual(gentle.fingerprint, steep.fingerprint)
     }).pipe(Effect.scoped, Effect.provide(oneThread))
   )
+})
+
+describe("is refused before anything is compiled", () => {
+  const cases: ReadonlyArray<readonly [Settings, RegExp]> = [
+    [{ accumulate: 0 }, /^accumulate is 0; give a whole number from 1$/],
+    [{ accumulate: 1.5 }, /^accumulate is 1.5;/],
+    [{ stepsPerRun: 0 }, /^stepsPerRun is 0; give a whole number from 1$/],
+    [{ stepsPerRun: Number.NaN }, /^stepsPerRun is NaN;/],
+    [{ trains: () => false }, /^nothing is trained: `trains` refuses every parameter/]
+  ]
+  for (const [settings, message] of cases) {
+    const [option, value] = Object.entries(settings)[0]!
+    it.effect(`${option}: ${value}`, () =>
+      Effect.gen(function* () {
+        const error = yield* Effect.flip(sft(decoders.llama, settings))
+        assert.strictEqual(error._tag, "LearnerError")
+        assert.strictEqual((error as LearnerError).reason, "input")
+        assert.match(error.message, message)
+        assert.strictEqual((yield* (yield* Device.Device).stats).sessions, 0)
+      }).pipe(Effect.scoped, Effect.provide(oneThread))
+    )
+  }
 })
 
 describe("refuses, naming step and example", () => {
