@@ -1,5 +1,5 @@
 /**
- * What an answer is worth: one number per answer, larger is better. No model runs here: see `ort/OrtRewardModel.ts`.
+ * What an answer is worth: one number per answer, larger is better. No model runs here: a function gives the numbers.
  *
  * @since 0.1.0
  */

@@ -1,8 +1,9 @@
 /**
  * The operators that Attune builds graphs from, one function each, under the operator's ONNX name.
  *
- * Every function appends one node and returns its output with dtype and shape resolved. Operators of the
- * `com.microsoft` domain stand at the end; each of them has a plain form beside its only user.
+ * Every function appends one node and returns its output with dtype and shape resolved. Operators of ONNX Runtime's own
+ * stand at the end. Norm and rotary embedding have plain forms beside their only users, `Norm.rmsNormPlain` and
+ * `Rope.rotatePlain`; `FusedMatMul` is `MatMul` of a transpose, and a `Mul`.
  *
  * @since 0.1.0
  */
