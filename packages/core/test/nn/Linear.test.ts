@@ -1,0 +1,55 @@
+import { describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import * as Linear from "../../src/nn/Linear.ts"
+import * as Tensor from "../../src/Tensor.ts"
+import * as Run from "../onnx/run.ts"
+import * as Differences from "./differences.ts"
+
+describe("linear and conv1d", () => {
+  it.effect("multiply by transposed and by plain matrices, with the gradients of differences", () =>
+    Effect.gen(function* () {
+      const feeds = {
+        x: Tensor.float32([1, 2, 3, 4, 5, 6], [3, 2]),
+        weight: Tensor.float32([1, -1, 2, 0.5], [2, 2]),
+        bias: Tensor.float32([10, 20])
+      }
+      const trains = { x: ["M", 2], weight: [2, 2], bias: [2] } as const
+      const expected = {
+        linear: [9, 23, 9, 28, 9, 33],
+        conv1d: [15, 20, 21, 19, 27, 18]
+      }
+      for (const name of ["linear", "conv1d"] as const) {
+        const fragment: Differences.Fragment = {
+          trains,
+          build: (g, x) => Linear[name](g, x("x"), x("weight"), x("bias"))
+        }
+        const { y } = yield* Run.once(Differences.forward(fragment), feeds)
+        Run.close(Run.numbers(y), expected[name], name)
+        yield* Differences.check(fragment, [feeds])
+      }
+    })
+  )
+})
+
+describe("takeRows", () => {
+  it.effect("has the gradients of a gather and of differences", () => {
+    const fragment: Differences.Fragment = {
+      trains: { x: ["M", "D"] },
+      given: { rows: ["int64", ["N"]] },
+      build: (g, x) => Linear.takeRows(g, x("x"), x("rows"))
+    }
+    const cases = [
+      [5, [3, 0, 4]],
+      [4, [2, 0, 3, 1]],
+      [3, [1]]
+    ] as const
+    return Differences.check(
+      fragment,
+      cases.map(([m, rows], seed) => ({
+        x: Differences.real(Run.seeded(seed), [m, 3]),
+        rows: Tensor.int64(rows)
+      })),
+      { "the table": fragment }
+    )
+  })
+})
