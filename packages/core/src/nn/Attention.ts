@@ -115,6 +115,10 @@ const weigh = (g: Graph, q: Value, k: Value, v: Value, bias: Value | null) => {
  * {@link attention} of whole causal sequences (`S = T`) with the queries cut into `blocks` along time, each of which meets
  * only the keys up to its own end: `(blocks - 1) / (2 blocks)` of the `[T, T]` work is not done at all.
  *
+ * **Gotchas**
+ *
+ * `T` must be at least `blocks`: ONNX Runtime refuses a block without queries.
+ *
  * @category constructors
  * @since 0.1.0
  */
@@ -186,7 +190,7 @@ export const causal = (
     readonly batch: Dim
     readonly time: Dim
     readonly visible?: Value | undefined
-    /** Parts that the queries are cut into, see {@link blockwise}; default 1. Not together with `visible`. */
+    /** Parts that the queries are cut into, see {@link blockwise}; default 1, which `visible` imposes. */
     readonly blocks?: number | undefined
     readonly onKeys?: (layer: number, k: Value, v: Value) => void
   }

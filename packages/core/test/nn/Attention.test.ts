@@ -82,6 +82,7 @@ describe("blockwise", () => {
     it.effect(`of ${blocks} is attention, with the gradients of its operators and of differences`, () => {
       const cut = fragment((g, q, k, v) => Attention.blockwise(g, q, k, v, Attention.causalBias(g, "T"), blocks))
       const cases = [1, 2, 5, 8]
+        // No block may be empty.
         .filter((time) => time >= blocks)
         .map((time) => tensors(time, { batch: time === 8 ? 1 : 2, kvHeads, groups, time, span: time }))
       return Differences.check(cut, cases, { attention: whole, "the table": cut })
