@@ -44,7 +44,9 @@ export const flags = {
   ),
   out: Flag.String("out").pipe(
     Flag.withMetavar("DIR"),
-    Flag.withDescription("Where run log, checkpoints, model and summary.json go. Default out/NAME, then out/NAME-2, ..."),
+    Flag.withDescription(
+      "Where run log, checkpoints, model and summary.json go. Default out/NAME, then out/NAME-2, ..."
+    ),
     Flag.optional
   ),
   quick: Flag.Boolean("quick").pipe(

@@ -3,9 +3,10 @@
  *
  * @since 0.1.0
  */
+
+import { fileURLToPath } from "node:url"
 import type { Completion, Policy } from "@attune/core"
 import { Effect } from "effect"
-import { fileURLToPath } from "node:url"
 import * as Corpus from "./desk/Corpus.ts"
 import * as Dice from "./desk/Dice.ts"
 import * as Format from "./desk/Format.ts"
@@ -41,7 +42,7 @@ const maxNewTokens = 40
  * @category running
  * @since 0.1.0
  */
-export const summaries = Effect.fn("Evaluate.summaries")(function*(
+export const summaries = Effect.fn("Evaluate.summaries")(function* (
   policy: Policy.PolicyShape,
   tickets: ReadonlyArray<Ticket.Ticket>,
   options: { readonly temperature: number; readonly seed: number }
@@ -54,7 +55,7 @@ export const summaries = Effect.fn("Evaluate.summaries")(function*(
 })
 
 // Share of drafts that are rewritten as the critique asks, greedily.
-const refinements = Effect.fn("Evaluate.refinements")(function*(
+const refinements = Effect.fn("Evaluate.refinements")(function* (
   policy: Policy.PolicyShape,
   tickets: ReadonlyArray<Ticket.Ticket>,
   dice: Dice.Dice
@@ -70,15 +71,15 @@ const refinements = Effect.fn("Evaluate.refinements")(function*(
 })
 
 // Judgements where the right answer is the more probable one.
-const judgements = Effect.fn("Evaluate.judgements")(function*(policy: Policy.PolicyShape, dice: Dice.Dice, n: number) {
+const judgements = Effect.fn("Evaluate.judgements")(function* (policy: Policy.PolicyShape, dice: Dice.Dice, n: number) {
   const rows = Array.from({ length: n }, () => Corpus.row(dice, "judgement", "test"))
   const answers = [Format.yes, Format.no].map((text) => policy.tokenizer.encode(text, { addSpecialTokens: false }))
   const scores = yield* policy.logprobs(
     rows.flatMap(({ prompt }) => answers.map((completion) => ({ prompt: policy.tokenizer.encode(prompt), completion })))
   )
   const sum = (logprobs: Float32Array) => logprobs.reduce((a, b) => a + b, 0)
-  return rows.filter(({ completion }, i) =>
-    (sum(scores[2 * i]!) > sum(scores[2 * i + 1]!)) === (completion === Format.yes)
+  return rows.filter(
+    ({ completion }, i) => sum(scores[2 * i]!) > sum(scores[2 * i + 1]!) === (completion === Format.yes)
   ).length
 })
 
@@ -89,7 +90,7 @@ const judgements = Effect.fn("Evaluate.judgements")(function*(policy: Policy.Pol
  * @category running
  * @since 0.1.0
  */
-export const desk = Effect.fn("Evaluate.desk")(function*(
+export const desk = Effect.fn("Evaluate.desk")(function* (
   system: string,
   policy: Policy.PolicyShape,
   seed: number,
@@ -100,8 +101,18 @@ export const desk = Effect.fn("Evaluate.desk")(function*(
   const greedy = yield* summaries(policy, tickets, { temperature: 0, seed })
   const sampled = yield* summaries(policy, tickets, { temperature: 1, seed })
   return [
-    Report.mean(system, "gold score, greedy", "of 4", greedy.map(({ score }) => score)),
-    Report.mean(system, "gold score, sampled", "of 4", sampled.map(({ score }) => score)),
+    Report.mean(
+      system,
+      "gold score, greedy",
+      "of 4",
+      greedy.map(({ score }) => score)
+    ),
+    Report.mean(
+      system,
+      "gold score, sampled",
+      "of 4",
+      sampled.map(({ score }) => score)
+    ),
     Report.rate(system, "critique followed", yield* refinements(policy, tickets, dice), n),
     Report.rate(system, "judgement right", yield* judgements(policy, dice, n), n)
   ]
@@ -113,12 +124,15 @@ export const desk = Effect.fn("Evaluate.desk")(function*(
  * @category running
  * @since 0.1.0
  */
-export const heldOut = Effect.fn("Evaluate.heldOut")(function*(
+export const heldOut = Effect.fn("Evaluate.heldOut")(function* (
   policy: Policy.PolicyShape,
   examples: ReadonlyArray<{ readonly tokens: Int32Array; readonly weights: Float32Array }>
 ) {
   const continuations = examples.map(({ tokens, weights }) => {
-    const start = Math.max(1, weights.findIndex((weight) => weight > 0))
+    const start = Math.max(
+      1,
+      weights.findIndex((weight) => weight > 0)
+    )
     return { prompt: tokens.subarray(0, start), completion: tokens.subarray(start) }
   })
   const scores = yield* policy.logprobs(continuations)

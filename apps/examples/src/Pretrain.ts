@@ -10,7 +10,7 @@ import { Pretrained } from "@attune/core/hub"
 import { Initial, Llama } from "@attune/core/nn"
 import { LearningRate, Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
-import { Clock, Console, Effect, Schema } from "effect"
+import { Clock, Console, Effect, Option, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import * as CommonFlags from "./CommonFlags.ts"
 import * as Corpus from "./desk/Corpus.ts"
@@ -56,10 +56,30 @@ const document = (tokenizer: Tokenizer.Tokenizer, prompt: string, completion: Re
   return { ...example, weights: example.weights.map((weight, t) => (t < ticket ? weight * ticketWeight : weight)) }
 }
 
+const fresh = Effect.fnUntraced(function* (tokenizerDirectory: string, seed: number) {
+  const decoder = Llama.make(yield* Schema.decodeUnknownEffect(Llama.LlamaConfig)(config))
+  const tokenizer = yield* Tokenizer.load(tokenizerDirectory)
+  const weights = Initial.weights(decoder, seed)
+  return { name: "desk-base", config, decoder, tokenizer, weights } satisfies Pretrained.Pretrained
+})
+
 const flags = {
   ...CommonFlags.flags,
   steps: CommonFlags.count("steps").pipe(Flag.withDescription("Optimizer steps. Default 2000"), Flag.withDefault(2000)),
   batch: CommonFlags.count("batch").pipe(Flag.withDescription("Documents per step. Default 64"), Flag.withDefault(64)),
+  learningRate: Flag.Finite("learning-rate").pipe(
+    Flag.withDescription("Peak learning rate, after a warm-up and before a cosine. Default 3e-3"),
+    Flag.filter(
+      (value) => value > 0,
+      () => "a number above 0"
+    ),
+    Flag.withDefault(3e-3)
+  ),
+  from: Flag.String("from").pipe(
+    Flag.withMetavar("DIR"),
+    Flag.withDescription("Model to go on from, with another --seed for fresh text. Default none: random weights"),
+    Flag.optional
+  ),
   tokenizer: Flag.String("tokenizer").pipe(
     Flag.withMetavar("DIR"),
     Flag.withDescription("Folder with tokenizer.json. Default the shipped one"),
@@ -81,21 +101,22 @@ export const command = Command.make(
     const out = CommonFlags.directory("pretrain", chosen)
     const steps = chosen.quick ? 20 : chosen.steps
     const program = Effect.gen(function* () {
-      const decoder = Llama.make(yield* Schema.decodeUnknownEffect(Llama.LlamaConfig)(config))
-      const tokenizer = yield* Tokenizer.load(chosen.tokenizer)
-      const base: Pretrained.Pretrained = {
-        name: "desk-base",
-        config,
-        decoder,
-        tokenizer,
-        weights: Initial.weights(decoder, chosen.seed)
-      }
+      const base = yield* Option.match(chosen.from, {
+        onSome: (directory) => Pretrained.load(directory),
+        onNone: () => fresh(chosen.tokenizer, chosen.seed)
+      })
+      const { tokenizer } = base
       const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId]
-      const examples = Array.from(Corpus.rows({ seed: chosen.seed + 1, n: steps * chosen.batch }), ({ completion, prompt }) =>
-        document(tokenizer, prompt, [...tokenizer.encode(completion, { addSpecialTokens: false }), ...end])
+      const examples = Array.from(
+        Corpus.rows({ seed: chosen.seed + 1, n: steps * chosen.batch }),
+        ({ completion, prompt }) =>
+          document(tokenizer, prompt, [...tokenizer.encode(completion, { addSpecialTokens: false }), ...end])
       )
       const policy = yield* OrtPolicy.make(base)
-      const rate = LearningRate.warmUp(Math.ceil(steps / 30), LearningRate.cosine(3e-3, steps, 1e-4))
+      const rate = LearningRate.warmUp(
+        Math.ceil(steps / 30),
+        LearningRate.cosine(chosen.learningRate, steps, chosen.learningRate / 30)
+      )
       const learner = yield* OrtLearner.make({
         policy,
         loss: Sft.loss,

@@ -3,9 +3,10 @@
  *
  * @since 0.1.0
  */
+
+import { join } from "node:path"
 import { AtomicFile } from "@attune/core"
 import { Effect, Schema } from "effect"
-import { join } from "node:path"
 
 /**
  * One measured number. `low` and `high` bound its 95 % interval, `null` where it has none; `n` counts what it was
@@ -51,12 +52,7 @@ export const Summary = Schema.Struct({
  * @category math
  * @since 0.1.0
  */
-export const mean = (
-  system: string,
-  metric: string,
-  unit: string,
-  values: ReadonlyArray<number>
-): Measurement => {
+export const mean = (system: string, metric: string, unit: string, values: ReadonlyArray<number>): Measurement => {
   const n = values.length
   const value = values.reduce((sum, x) => sum + x, 0) / n
   if (n < 2) return { system, metric, value, low: null, high: null, n, unit }
@@ -97,7 +93,12 @@ export const table = (measurements: ReadonlyArray<Measurement>): ReadonlyArray<s
     ])
   ]
   const widths = cells[0]!.map((_, column) => Math.max(...cells.map((row) => row[column]!.length)))
-  return cells.map((row) => row.map((cell, column) => cell.padEnd(widths[column]!)).join("  ").trimEnd())
+  return cells.map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column]!))
+      .join("  ")
+      .trimEnd()
+  )
 }
 
 /**
@@ -106,7 +107,7 @@ export const table = (measurements: ReadonlyArray<Measurement>): ReadonlyArray<s
  * @category encoding
  * @since 0.1.0
  */
-export const write = Effect.fn("Report.write")(function*(directory: string, summary: typeof Summary.Type) {
+export const write = Effect.fn("Report.write")(function* (directory: string, summary: typeof Summary.Type) {
   const path = join(directory, "summary.json")
   const text = JSON.stringify(Schema.encodeSync(Summary)(summary), null, 2)
   yield* AtomicFile.write(path, [Buffer.from(`${text}\n`)])

@@ -61,7 +61,9 @@ export const words: Readonly<Record<Slot, readonly [ReadonlyArray<string>, Reado
       "lid button handle cable light switch door seal wheel filter plug timer fan dial hinge motor knob strap lens " +
         "spring pedal gear valve clip"
     ),
-    list("cracked jammed leaks overheats broke rattles smells sticks squeaks failed melted hums drips flickers wobbles sags")
+    list(
+      "cracked jammed leaks overheats broke rattles smells sticks squeaks failed melted hums drips flickers wobbles sags"
+    )
   ],
   time: [
     list("Monday Tuesday Wednesday Thursday Friday Saturday Sunday"),
