@@ -7,7 +7,8 @@
  *
  * @since 0.1.0
  */
-import * as Graph from "./onnx/Graph.ts"
+
+import type * as Graph from "./onnx/Graph.ts"
 import type { Value } from "./onnx/Graph.ts"
 import * as Op from "./onnx/Op.ts"
 

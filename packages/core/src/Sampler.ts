@@ -22,7 +22,9 @@ export const SampleOptions = Schema.Struct({
   /** Most tokens to draw for each prompt. */
   maxNewTokens: Count,
   /** Divides the logits, `> 0`; `0` means greedy: the most likely token, ties to the smallest id. Default 1. */
-  temperature: Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0)).pipe(Schema.withDecodingDefaultKey(Effect.succeed(1))),
+  temperature: Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0)).pipe(
+    Schema.withDecodingDefaultKey(Effect.succeed(1))
+  ),
   /** Keeps the `k` most likely tokens; `0`, the default, keeps all. */
   topK: Schema.Int.check(Schema.isGreaterThanOrEqualTo(0)).pipe(Schema.withDecodingDefaultKey(Effect.succeed(0))),
   /** Keeps the smallest set of most likely tokens whose probability reaches `topP`, in `(0, 1]`. Default 1. */

@@ -144,11 +144,7 @@ const view: { readonly [D in DType]: (buffer: ArrayBufferLike, offset: number, l
  * @category decoding
  * @since 0.1.0
  */
-export const fromBytes = <D extends DType>(
-  dtype: D,
-  bytes: Uint8Array,
-  shape: ReadonlyArray<number>
-): Tensor<D> => {
+export const fromBytes = <D extends DType>(dtype: D, bytes: Uint8Array, shape: ReadonlyArray<number>): Tensor<D> => {
   const width = bytesPerElement[dtype]
   // `slice` of a Node `Buffer` shares memory; this one copies.
   const aligned = bytes.byteOffset % width === 0 ? bytes : Uint8Array.prototype.slice.call(bytes)

@@ -183,7 +183,7 @@ describe("load", () => {
   it.layer(NodeServices.layer)((it) => {
     it.effect("keeps the files as they were, byte for byte", () =>
       Effect.gen(function* () {
-        const spaced = JSON.stringify(tiny, null, 3) + "\n\n"
+        const spaced = `${JSON.stringify(tiny, null, 3)}\n\n`
         const tokenizer = yield* Tokenizer.load(
           directory({ "tokenizer.json": spaced, "config.json": "{}", other: "x" })
         )

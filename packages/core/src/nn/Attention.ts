@@ -131,35 +131,59 @@ export const blockwise = (g: Graph, q: Value, k: Value, v: Value, bias: Value, b
     const rounded = Op.Add(g, Op.Mul(g, size, GraphOf.ints(g, [i])), GraphOf.ints(g, [blocks - 1]))
     return i === blocks ? size : Op.Div(g, rounded, GraphOf.ints(g, [blocks]))
   }
-  const bounds = Array.from({ length: blocks + 1 }, (_, i) => i === 0 ? zero : bound(i))
+  const bounds = Array.from({ length: blocks + 1 }, (_, i) => (i === 0 ? zero : bound(i)))
   const parts = Array.from({ length: blocks }, (_, i) => {
     const [start, end] = [bounds[i]!, bounds[i + 1]!]
-    const [own, seen]: readonly [Dim, Dim] = [`${time}:${i}/${blocks}`, i === blocks - 1 ? time : `${time}:0..${i}/${blocks}`]
-    const keys = (x: Value) => i === blocks - 1 ? x : Op.Slice(g, x, zero, end, 2, seen)
+    const [own, seen]: readonly [Dim, Dim] = [
+      `${time}:${i}/${blocks}`,
+      i === blocks - 1 ? time : `${time}:0..${i}/${blocks}`
+    ]
+    const keys = (x: Value) => (i === blocks - 1 ? x : Op.Slice(g, x, zero, end, 2, seen))
     const cut = (x: Value) => Op.Slice(g, x, start, end, 3, own)
     const rows = Op.Slice(g, bias, start, end, 0, own)
-    return { cut, end, ...weigh(g, cut(q), keys(k), keys(v), i === blocks - 1 ? rows : Op.Slice(g, rows, zero, end, 1, seen)) }
+    return {
+      cut,
+      end,
+      ...weigh(g, cut(q), keys(k), keys(v), i === blocks - 1 ? rows : Op.Slice(g, rows, zero, end, 1, seen))
+    }
   })
-  const output = Op.Concat(g, parts.map((part) => part.output), 3, time)
+  const output = Op.Concat(
+    g,
+    parts.map((part) => part.output),
+    3,
+    time
+  )
   return GraphOf.derive(g, output, [q, k, v], (dy) => {
     const gradients = parts.map((part) => part.backward(part.cut(dy)))
     const lengthened = (dx: Value, end: Value): Value => {
       const [batch, kvHeads, , headDim] = k.shape as readonly [Dim, number, Dim, number]
-      const rest = Op.Concat(g, [
-        GraphOf.dim(g, batch),
-        GraphOf.ints(g, [kvHeads]),
-        Op.Sub(g, size, end),
-        GraphOf.ints(g, [headDim])
-      ], 0)
-      const [padding] = GraphOf.append(g, "Expand", [GraphOf.scalar(g, 0), rest], [
-        { dtype: "float32", shape: [batch, kvHeads, `${dx.name}/rest`, headDim] }
-      ])
+      const rest = Op.Concat(
+        g,
+        [GraphOf.dim(g, batch), GraphOf.ints(g, [kvHeads]), Op.Sub(g, size, end), GraphOf.ints(g, [headDim])],
+        0
+      )
+      const [padding] = GraphOf.append(
+        g,
+        "Expand",
+        [GraphOf.scalar(g, 0), rest],
+        [{ dtype: "float32", shape: [batch, kvHeads, `${dx.name}/rest`, headDim] }]
+      )
       return Op.Concat(g, [dx, padding!], 2, time)
     }
     const total = (which: 1 | 2) =>
-      gradients.map((dxs, i) => i === blocks - 1 ? dxs[which] : lengthened(dxs[which], parts[i]!.end))
+      gradients
+        .map((dxs, i) => (i === blocks - 1 ? dxs[which] : lengthened(dxs[which], parts[i]!.end)))
         .reduce((a, b) => Op.Add(g, a, b))
-    return [Op.Concat(g, gradients.map(([dq]) => dq), 3, time), total(1), total(2)]
+    return [
+      Op.Concat(
+        g,
+        gradients.map(([dq]) => dq),
+        3,
+        time
+      ),
+      total(1),
+      total(2)
+    ]
   })
 }
 
@@ -206,9 +230,10 @@ export const causal = (
     const values = splitKeys(g, v, batch, time, kvHeads, headDim)
     onKeys?.(layer, keys, values)
     const queries = splitHeads(g, scaled(g, q, headDim), batch, time, kvHeads, headDim)
-    const mixed = blocks > 1 && visible === undefined
-      ? blockwise(g, queries, keys, values, bias, blocks)
-      : attention(g, queries, keys, values, bias)
+    const mixed =
+      blocks > 1 && visible === undefined
+        ? blockwise(g, queries, keys, values, bias, blocks)
+        : attention(g, queries, keys, values, bias)
     return joinHeads(g, mixed, q.shape[0]!)
   }
 }

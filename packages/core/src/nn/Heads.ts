@@ -35,7 +35,10 @@ export const tokenLogprobs = (g: Graph, hidden: Value, headWeight: Value, target
   const column = Op.Reshape(g, targets, [n, 1])
   const picked = Op.Reshape(g, Op.GatherElements(g, all, column, 1), [n])
   return GraphOf.derive(g, picked, [hidden, headWeight], (dy) => {
-    const minusOne = Op.Expand(g, GraphOf.constant(g, { dtype: "float32", shape: [1, 1], data: Float32Array.of(-1) }), [n, 1])
+    const minusOne = Op.Expand(g, GraphOf.constant(g, { dtype: "float32", shape: [1, 1], data: Float32Array.of(-1) }), [
+      n,
+      1
+    ])
     const pMinusE = Op.ScatterElements(g, Op.Exp(g, all), column, minusOne, 1, "add")
     const weight = Op.Neg(g, Op.Reshape(g, dy, [n, 1]))
     return [

@@ -25,14 +25,16 @@ export const weights = (decoder: Decoder, seed: number): ReadonlyMap<string, Ten
   const generator = xoroshiro128plus(seed)
   const uniform = () => uniformFloat64(generator)
   const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform())
-  return new Map(decoder.parameters.map(({ name, shape }) => {
-    const data = new Float32Array(Tensor.size(shape))
-    if (shape.length === 1) {
-      if (name.endsWith(".weight")) data.fill(1)
-    } else {
-      const deviation = residual.test(name) ? 0.02 / Math.sqrt(2 * decoder.layers) : 0.02
-      for (let i = 0; i < data.length; i++) data[i] = deviation * normal()
-    }
-    return [name, Tensor.float32(data, shape)]
-  }))
+  return new Map(
+    decoder.parameters.map(({ name, shape }) => {
+      const data = new Float32Array(Tensor.size(shape))
+      if (shape.length === 1) {
+        if (name.endsWith(".weight")) data.fill(1)
+      } else {
+        const deviation = residual.test(name) ? 0.02 / Math.sqrt(2 * decoder.layers) : 0.02
+        for (let i = 0; i < data.length; i++) data[i] = deviation * normal()
+      }
+      return [name, Tensor.float32(data, shape)]
+    })
+  )
 }

@@ -108,7 +108,11 @@ export const make = (config: LlamaConfig): Decoder => {
       { name: `${at}.${name}.weight`, shape: [out, input], decay: true },
       ...(bias ? [{ name: `${at}.${name}.bias`, shape: [out], decay: false }] : [])
     ]
-    const norm = (name: string, size: number): Parameter => ({ name: `${at}.${name}.weight`, shape: [size], decay: false })
+    const norm = (name: string, size: number): Parameter => ({
+      name: `${at}.${name}.weight`,
+      shape: [size],
+      decay: false
+    })
     return [
       norm("input_layernorm", width),
       ...matrix("self_attn.q_proj", heads * headDim, width, qkvBias),

@@ -20,12 +20,15 @@ import * as Tensor from "../Tensor.ts"
 export interface RopeSettings {
   /** Base of the geometric series of wavelengths. */
   readonly theta: number
-  readonly scaling?: {
-    readonly factor: number
-    readonly lowFreqFactor: number
-    readonly highFreqFactor: number
-    readonly originalMaxPositions: number
-  } | { readonly factor: number } | undefined
+  readonly scaling?:
+    | {
+        readonly factor: number
+        readonly lowFreqFactor: number
+        readonly highFreqFactor: number
+        readonly originalMaxPositions: number
+      }
+    | { readonly factor: number }
+    | undefined
 }
 
 /**
@@ -106,9 +109,10 @@ export const rotatePlain = (g: Graph, x: Value, { cos, sin }: Angles): Value => 
   const [first, second] = Op.Split(g, Op.Reshape(g, x, [m, width / (2 * half), 2 * half]), [half, half], 2)
   const table = (t: Value) => Op.Reshape(g, t, [m, 1, half])
   const [c, s] = [table(cos), table(sin)]
-  const turned = Op.Concat(g, [
-    Op.Sub(g, Op.Mul(g, first!, c), Op.Mul(g, second!, s)),
-    Op.Add(g, Op.Mul(g, second!, c), Op.Mul(g, first!, s))
-  ], 2)
+  const turned = Op.Concat(
+    g,
+    [Op.Sub(g, Op.Mul(g, first!, c), Op.Mul(g, second!, s)), Op.Add(g, Op.Mul(g, second!, c), Op.Mul(g, first!, s))],
+    2
+  )
   return Op.Reshape(g, turned, [m, width])
 }

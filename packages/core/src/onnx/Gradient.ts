@@ -7,10 +7,10 @@
  * @since 0.1.0
  */
 import { Result, Schema } from "effect"
-import * as Graph from "./Graph.ts"
-import type { Value } from "./Graph.ts"
-import { gradientRules, NotDifferentiable } from "./GradientRules.ts"
 import type { ForwardNode, GradientRule, ScatterAdd } from "./GradientRules.ts"
+import { gradientRules, NotDifferentiable } from "./GradientRules.ts"
+import type { Value } from "./Graph.ts"
+import * as Graph from "./Graph.ts"
 import * as Op from "./Op.ts"
 import * as Shape from "./Shape.ts"
 
@@ -26,8 +26,10 @@ export class MissingGradientRule extends Schema.TaggedError<MissingGradientRule>
   node: Schema.String
 }) {
   override get message(): string {
-    return `no gradient rule for the ONNX operator ${this.op} (node ${this.node}): ` +
+    return (
+      `no gradient rule for the ONNX operator ${this.op} (node ${this.node}): ` +
       "add a row to GradientRules, or keep it off the path between the parameters and the loss"
+    )
   }
 }
 
@@ -38,13 +40,10 @@ const isScatter = (contribution: Contribution): contribution is ScatterAdd => "_
 // Sums dense parts, then adds the sparse ones into them.
 const total = (g: Graph.Graph, of: Value, parts: ReadonlyArray<Contribution>): Value => {
   const dense = parts.filter((part): part is Value => !isScatter(part))
-  const start = dense.length > 0
-    ? dense.reduce((a, b) => Op.Add(g, a, b))
-    : Op.ConstantOfShape(g, of.shape)
-  return parts.filter(isScatter).reduce(
-    (sum, { indices, updates, axis }) => Op.ScatterElements(g, sum, indices, updates, axis, "add"),
-    start
-  )
+  const start = dense.length > 0 ? dense.reduce((a, b) => Op.Add(g, a, b)) : Op.ConstantOfShape(g, of.shape)
+  return parts
+    .filter(isScatter)
+    .reduce((sum, { indices, updates, axis }) => Op.ScatterElements(g, sum, indices, updates, axis, "add"), start)
 }
 
 // Integers and booleans are constant almost everywhere: no gradient flows through them.
@@ -103,10 +102,10 @@ export const backward = (
     const stated = graph.derivatives.get(node.outputs[at] ?? "")
     if (stated !== undefined) {
       const dxs = stated.rule(gradients[at]!)
-      stated.inputs.forEach((input, i) => contribute(input, dxs[i]!))
+      for (const [i, input] of stated.inputs.entries()) contribute(input, dxs[i]!)
       continue
     }
-    const inputs = node.inputs.map((name) => name === "" ? undefined : Graph.value(graph, name))
+    const inputs = node.inputs.map((name) => (name === "" ? undefined : Graph.value(graph, name)))
     const rule = (gradientRules as Readonly<Record<string, GradientRule | undefined>>)[node.op]
     const missing = () => Result.fail(new MissingGradientRule({ op: node.op, node: node.name }))
     if (rule === undefined) return missing()
@@ -126,9 +125,11 @@ export const backward = (
   }
 
   return Result.succeed(
-    new Map(parameters.flatMap((parameter): ReadonlyArray<[string, Value]> => {
-      const dy = gradient(parameter)
-      return dy === undefined ? [] : [[parameter.name, dy]]
-    }))
+    new Map(
+      parameters.flatMap((parameter): ReadonlyArray<[string, Value]> => {
+        const dy = gradient(parameter)
+        return dy === undefined ? [] : [[parameter.name, dy]]
+      })
+    )
   )
 }

@@ -7,10 +7,11 @@
  *
  * @since 0.1.0
  */
-import * as Graph from "./Graph.ts"
+
 import type { Attribute, Value } from "./Graph.ts"
-import * as Op from "./Op.ts"
+import * as Graph from "./Graph.ts"
 import type { OpName } from "./Op.ts"
+import * as Op from "./Op.ts"
 import * as Shape from "./Shape.ts"
 
 /**
@@ -65,9 +66,8 @@ const transposed = (g: Graph.Graph, x: Value): Value => Op.Transpose(g, x, swapp
 // The gradient of a reduction, its reduced axes put back and repeated.
 const spread = (g: Graph.Graph, node: ForwardNode, dy: Value): Value => {
   const [x, axes] = node.inputs
-  const kept = dy.shape.length === x!.shape.length
-    ? dy
-    : Op.Reshape(g, dy, Shape.reduce(x!.shape, constantInts(g, axes!), true))
+  const kept =
+    dy.shape.length === x!.shape.length ? dy : Op.Reshape(g, dy, Shape.reduce(x!.shape, constantInts(g, axes!), true))
   return Op.Expand(g, kept, x!.shape)
 }
 
@@ -81,14 +81,16 @@ const constantInts = (g: Graph.Graph, value: Value): ReadonlyArray<number> => {
 
 const none: GradientRule = (_g, node) => node.inputs.map(() => null)
 
-const halfWhereEqual = (op: "Max" | "Min"): GradientRule => (g, { inputs: [a, b] }, dy) => {
-  const half = Op.Mul(g, dy, Graph.scalar(g, 0.5))
-  const zero = Graph.scalar(g, 0)
-  const wins = op === "Max" ? Op.Greater : Op.Less
-  const share = (self: Value, other: Value) =>
-    Op.Where(g, wins(g, self, other), dy, Op.Where(g, Op.Equal(g, self, other), half, zero))
-  return [share(a!, b!), share(b!, a!)]
-}
+const halfWhereEqual =
+  (op: "Max" | "Min"): GradientRule =>
+  (g, { inputs: [a, b] }, dy) => {
+    const half = Op.Mul(g, dy, Graph.scalar(g, 0.5))
+    const zero = Graph.scalar(g, 0)
+    const wins = op === "Max" ? Op.Greater : Op.Less
+    const share = (self: Value, other: Value) =>
+      Op.Where(g, wins(g, self, other), dy, Op.Where(g, Op.Equal(g, self, other), half, zero))
+    return [share(a!, b!), share(b!, a!)]
+  }
 
 /**
  * The table, in the order elementwise, reduction, linear algebra, movement, indexing, normalisation, control flow. It is
@@ -161,7 +163,11 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
     const x2 = Op.Mul(g, x, x)
     if (!tanh) {
       const cdf = Op.Mul(g, half, Op.Add(g, one, Op.Erf(g, Op.Mul(g, x, Graph.scalar(g, Math.SQRT1_2)))))
-      const pdf = Op.Mul(g, Graph.scalar(g, 1 / Math.sqrt(2 * Math.PI)), Op.Exp(g, Op.Mul(g, x2, Graph.scalar(g, -0.5))))
+      const pdf = Op.Mul(
+        g,
+        Graph.scalar(g, 1 / Math.sqrt(2 * Math.PI)),
+        Op.Exp(g, Op.Mul(g, x2, Graph.scalar(g, -0.5)))
+      )
       return [Op.Mul(g, dy, Op.Add(g, cdf, Op.Mul(g, x, pdf)))]
     }
     const c = Math.sqrt(2 / Math.PI)
@@ -215,13 +221,9 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
   ReduceMax: (g, node, dy) => extremum(g, node, dy),
   ReduceMin: (g, node, dy) => extremum(g, node, dy),
   // y = softmax(x)                dx = y * (dy - Σ dy * y)
-  Softmax: (g, { outputs: [y] }, dy) => [
-    Op.Mul(g, y!, Op.Sub(g, dy, Op.ReduceSum(g, Op.Mul(g, dy, y!), [-1])))
-  ],
+  Softmax: (g, { outputs: [y] }, dy) => [Op.Mul(g, y!, Op.Sub(g, dy, Op.ReduceSum(g, Op.Mul(g, dy, y!), [-1])))],
   // y = log softmax(x)            dx = dy - exp(y) * Σ dy
-  LogSoftmax: (g, { outputs: [y] }, dy) => [
-    Op.Sub(g, dy, Op.Mul(g, Op.Exp(g, y!), Op.ReduceSum(g, dy, [-1])))
-  ],
+  LogSoftmax: (g, { outputs: [y] }, dy) => [Op.Sub(g, dy, Op.Mul(g, Op.Exp(g, y!), Op.ReduceSum(g, dy, [-1])))],
   // y_t = Σ_{s <= t} x_s          dx_s = Σ_{t >= s} dy_t = Σ dy - Σ_{t <= s} dy_t + dy_s
   CumSum: (g, { inputs: [x, axis] }, dy) => {
     const at = constantInts(g, axis!)[0]!
@@ -279,7 +281,13 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
   Expand: (_g, _node, dy) => [dy, null],
   Transpose: (g, node, dy) => {
     const perm = node.attributes["perm"] as { readonly ints: ReadonlyArray<number> }
-    return [Op.Transpose(g, dy, perm.ints.map((_, i) => perm.ints.indexOf(i)))]
+    return [
+      Op.Transpose(
+        g,
+        dy,
+        perm.ints.map((_, i) => perm.ints.indexOf(i))
+      )
+    ]
   },
   // y = [a, b, ...]               da, db, ... = the parts of dy
   Concat: (g, node, dy) => {
@@ -315,7 +323,14 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
     const flat = Op.Reshape(g, indices!, [Shape.product(indices!.shape)])
     const updates = Op.Reshape(g, dy, Shape.withDim(x!.shape, axis, flat.shape[0]!))
     const rank = x!.shape.length
-    const column = rank === 1 ? flat : Op.Reshape(g, flat, x!.shape.map((_, i) => i === axis ? flat.shape[0]! : 1))
+    const column =
+      rank === 1
+        ? flat
+        : Op.Reshape(
+            g,
+            flat,
+            x!.shape.map((_, i) => (i === axis ? flat.shape[0]! : 1))
+          )
     return [{ _tag: "ScatterAdd", indices: Op.Expand(g, column, updates.shape), updates, axis }, null]
   },
   GatherElements: (_g, node, dy) => [
@@ -337,7 +352,10 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
 
   // y = x̂ w + b, x̂ = (x - μ) / σ  dx = (dŷ - mean dŷ - x̂ mean(dŷ x̂)) / σ,  dŷ = dy w      dw = Σ dy x̂      db = Σ dy
   LayerNormalization: (g, node, dy) => {
-    const { inputs: [x, w], outputs: [, mean, invStdDev] } = firstOutput(node)
+    const {
+      inputs: [x, w],
+      outputs: [, mean, invStdDev]
+    } = firstOutput(node)
     const xhat = Op.Mul(g, Op.Sub(g, x!, mean!), invStdDev!)
     const dyhat = Op.Mul(g, dy, w!)
     const along = Op.ReduceMean(g, Op.Mul(g, dyhat, xhat), [-1])
@@ -346,7 +364,10 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
   },
   // y = x̂ w, x̂ = x / rms          dx = (dŷ - x̂ mean(dŷ x̂)) / rms,  dŷ = dy w              dw = Σ dy x̂
   SimplifiedLayerNormalization: (g, node, dy) => {
-    const { inputs: [x, w], outputs: [, invRms] } = firstOutput(node)
+    const {
+      inputs: [x, w],
+      outputs: [, invRms]
+    } = firstOutput(node)
     const xhat = Op.Mul(g, x!, invRms!)
     const dyxhat = Op.Mul(g, dy, xhat)
     const along = Op.ReduceMean(g, Op.Mul(g, dyxhat, w!), [-1])
@@ -396,7 +417,7 @@ const zerosLike = (g: Graph.Graph, x: Value): Value => Op.Expand(g, Graph.scalar
 
 // Zeros whose size along one axis is known only as a value.
 const zerosOf = (g: Graph.Graph, shape: Graph.Shape, ones: Graph.Shape, axis: number, count: Value): Value => {
-  const sizes = ones.map((dim, i) => i === axis ? count : Graph.dim(g, dim))
+  const sizes = ones.map((dim, i) => (i === axis ? count : Graph.dim(g, dim)))
   const target = sizes.length === 1 ? sizes[0]! : Op.Concat(g, sizes, 0)
   return Graph.append(g, "Expand", [Graph.scalar(g, 0), target], [{ dtype: "float32", shape }])[0]!
 }

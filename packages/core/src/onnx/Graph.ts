@@ -148,9 +148,10 @@ export const input = (graph: Graph, name: string, dtype: DType, shape: Shape): V
  * @since 0.1.0
  */
 export const output = (graph: Graph, name: string, value: Value): Value => {
-  const named = value.name === name && graph.values.has(name)
-    ? value
-    : append(graph, "Identity", [value], [{ dtype: value.dtype, shape: value.shape }], {}, { names: [name] })[0]!
+  const named =
+    value.name === name && graph.values.has(name)
+      ? value
+      : append(graph, "Identity", [value], [{ dtype: value.dtype, shape: value.shape }], {}, { names: [name] })[0]!
   graph.outputs.push(named)
   return named
 }
@@ -241,12 +242,7 @@ export const append = (
  * @category constructors
  * @since 0.1.0
  */
-export const derive = (
-  graph: Graph,
-  output: Value,
-  inputs: ReadonlyArray<Value>,
-  rule: Derivative["rule"]
-): Value => {
+export const derive = (graph: Graph, output: Value, inputs: ReadonlyArray<Value>, rule: Derivative["rule"]): Value => {
   graph.derivatives.set(output.name, { inputs, rule })
   return output
 }
@@ -310,7 +306,7 @@ export const shape = (graph: Graph, dims: Shape): Value => {
 }
 
 const subgraphs = (node: Node): ReadonlyArray<Graph> =>
-  Object.values(node.attributes).flatMap((attribute) => "graph" in attribute ? [attribute.graph] : [])
+  Object.values(node.attributes).flatMap((attribute) => ("graph" in attribute ? [attribute.graph] : []))
 
 /**
  * Names that a node reads: its inputs, and all that its subgraphs read, values of the graphs around them among it.
@@ -370,7 +366,8 @@ export const check = (graph: Graph, outer: ReadonlySet<string> = new Set()): Rea
   for (const name of graph.initializers.keys()) define(name, `initializer of ${graph.name}`)
   for (const node of graph.nodes) {
     for (const name of node.inputs) {
-      if (name !== "" && !defined.has(name)) problems.push(`${node.name} (${node.op}) reads ${name} before it is defined`)
+      if (name !== "" && !defined.has(name))
+        problems.push(`${node.name} (${node.op}) reads ${name} before it is defined`)
     }
     for (const body of subgraphs(node)) problems.push(...check(body, defined))
     for (const name of node.outputs) if (name !== "") define(name, node.name)

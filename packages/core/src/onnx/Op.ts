@@ -8,8 +8,8 @@
  * @since 0.1.0
  */
 import type { DType } from "../Tensor.ts"
-import * as Graph from "./Graph.ts"
 import type { Attribute, Dim, Value } from "./Graph.ts"
+import * as Graph from "./Graph.ts"
 import * as Shape from "./Shape.ts"
 
 /**
@@ -19,13 +19,72 @@ import * as Shape from "./Shape.ts"
  * @since 0.1.0
  */
 export type OpName =
-  | "Abs" | "Add" | "And" | "ArgMax" | "Cast" | "Clip" | "Concat" | "ConstantOfShape" | "Cos" | "CumSum" | "Div" | "Equal"
-  | "Erf" | "Exp" | "Expand" | "FusedMatMul" | "Gather" | "GatherElements" | "Gelu" | "Gemm" | "Greater" | "GreaterOrEqual"
-  | "Identity" | "If" | "IsInf" | "IsNaN" | "LayerNormalization" | "Less" | "LessOrEqual" | "Log" | "LogSoftmax" | "Loop"
-  | "MatMul" | "Max" | "Min" | "Mul" | "Neg" | "Not" | "Or" | "Pow" | "Range" | "Reciprocal" | "ReduceMax" | "ReduceMean"
-  | "ReduceMin" | "ReduceSum" | "ReduceSumSquare" | "Relu" | "Reshape" | "RotaryEmbedding" | "ScatterElements" | "Shape" | "Sigmoid"
-  | "SimplifiedLayerNormalization" | "Sin" | "Slice" | "Softmax" | "Split" | "Sqrt" | "Squeeze" | "Sub" | "Tanh" | "TopK"
-  | "Transpose" | "Unsqueeze" | "Where"
+  | "Abs"
+  | "Add"
+  | "And"
+  | "ArgMax"
+  | "Cast"
+  | "Clip"
+  | "Concat"
+  | "ConstantOfShape"
+  | "Cos"
+  | "CumSum"
+  | "Div"
+  | "Equal"
+  | "Erf"
+  | "Exp"
+  | "Expand"
+  | "FusedMatMul"
+  | "Gather"
+  | "GatherElements"
+  | "Gelu"
+  | "Gemm"
+  | "Greater"
+  | "GreaterOrEqual"
+  | "Identity"
+  | "If"
+  | "IsInf"
+  | "IsNaN"
+  | "LayerNormalization"
+  | "Less"
+  | "LessOrEqual"
+  | "Log"
+  | "LogSoftmax"
+  | "Loop"
+  | "MatMul"
+  | "Max"
+  | "Min"
+  | "Mul"
+  | "Neg"
+  | "Not"
+  | "Or"
+  | "Pow"
+  | "Range"
+  | "Reciprocal"
+  | "ReduceMax"
+  | "ReduceMean"
+  | "ReduceMin"
+  | "ReduceSum"
+  | "ReduceSumSquare"
+  | "Relu"
+  | "Reshape"
+  | "RotaryEmbedding"
+  | "ScatterElements"
+  | "Shape"
+  | "Sigmoid"
+  | "SimplifiedLayerNormalization"
+  | "Sin"
+  | "Slice"
+  | "Softmax"
+  | "Split"
+  | "Sqrt"
+  | "Squeeze"
+  | "Sub"
+  | "Tanh"
+  | "TopK"
+  | "Transpose"
+  | "Unsqueeze"
+  | "Where"
 
 type G = Graph.Graph
 
@@ -39,15 +98,23 @@ const one = (
   domain = ""
 ): Value => Graph.append(g, op, inputs, [{ dtype, shape }], attributes, { domain })[0]!
 
-const elementwise = (op: OpName) => (g: G, x: Value): Value => one(g, op, [x], x.dtype, x.shape)
+const elementwise =
+  (op: OpName) =>
+  (g: G, x: Value): Value =>
+    one(g, op, [x], x.dtype, x.shape)
 
-const arithmetic = (op: OpName) => (g: G, a: Value, b: Value): Value => {
-  if (a.dtype !== b.dtype) throw new Error(`${op} of ${a.name} (${a.dtype}) and ${b.name} (${b.dtype}): dtypes differ`)
-  return one(g, op, [a, b], a.dtype, Shape.broadcast(a.shape, b.shape))
-}
+const arithmetic =
+  (op: OpName) =>
+  (g: G, a: Value, b: Value): Value => {
+    if (a.dtype !== b.dtype)
+      throw new Error(`${op} of ${a.name} (${a.dtype}) and ${b.name} (${b.dtype}): dtypes differ`)
+    return one(g, op, [a, b], a.dtype, Shape.broadcast(a.shape, b.shape))
+  }
 
-const comparison = (op: OpName) => (g: G, a: Value, b: Value): Value =>
-  one(g, op, [a, b], "bool", Shape.broadcast(a.shape, b.shape))
+const comparison =
+  (op: OpName) =>
+  (g: G, a: Value, b: Value): Value =>
+    one(g, op, [a, b], "bool", Shape.broadcast(a.shape, b.shape))
 
 // ---- elementwise
 
@@ -114,10 +181,12 @@ export const Cast = (g: G, x: Value, to: DType): Value =>
 
 // ---- reduction
 
-const reduction = (op: OpName) => (g: G, x: Value, axes: ReadonlyArray<number>, keepDims = true): Value =>
-  one(g, op, [x, Graph.ints(g, axes)], x.dtype, Shape.reduce(x.shape, axes, keepDims), {
-    keepdims: { int: keepDims ? 1 : 0 }
-  })
+const reduction =
+  (op: OpName) =>
+  (g: G, x: Value, axes: ReadonlyArray<number>, keepDims = true): Value =>
+    one(g, op, [x, Graph.ints(g, axes)], x.dtype, Shape.reduce(x.shape, axes, keepDims), {
+      keepdims: { int: keepDims ? 1 : 0 }
+    })
 
 export const ReduceSum = reduction("ReduceSum")
 export const ReduceSumSquare = reduction("ReduceSumSquare")
@@ -126,7 +195,15 @@ export const ReduceMax = reduction("ReduceMax")
 export const ReduceMin = reduction("ReduceMin")
 
 /** Sum of all elements, a scalar. */
-export const sumAll = (g: G, x: Value): Value => x.shape.length === 0 ? x : ReduceSum(g, x, x.shape.map((_, i) => i), false)
+export const sumAll = (g: G, x: Value): Value =>
+  x.shape.length === 0
+    ? x
+    : ReduceSum(
+        g,
+        x,
+        x.shape.map((_, i) => i),
+        false
+      )
 
 export const Softmax = (g: G, x: Value): Value => one(g, "Softmax", [x], x.dtype, x.shape, { axis: { int: -1 } })
 
@@ -145,9 +222,18 @@ export const ArgMax = (g: G, x: Value, axis: number, keepDims = true): Value =>
 /** The `k` (an `int64` vector of one element) largest entries along the last axis, largest first, and where they were. */
 export const TopK = (g: G, x: Value, k: Value, size: Dim): { readonly values: Value; readonly indices: Value } => {
   const shape = Shape.withDim(x.shape, -1, size)
-  const [values, indices] = Graph.append(g, "TopK", [x, k], [{ dtype: x.dtype, shape }, { dtype: "int64", shape }], {
-    axis: { int: -1 }
-  })
+  const [values, indices] = Graph.append(
+    g,
+    "TopK",
+    [x, k],
+    [
+      { dtype: x.dtype, shape },
+      { dtype: "int64", shape }
+    ],
+    {
+      axis: { int: -1 }
+    }
+  )
   return { values: values!, indices: indices! }
 }
 
@@ -182,25 +268,34 @@ export const Gemm = (
 export const Reshape = (g: G, x: Value, shape: Graph.Shape): Value => {
   if (Shape.equals(x.shape, shape)) return x
   const copied = shape.map((dim, i) => typeof dim === "string" && x.shape[i] === dim)
-  const open = shape.flatMap((dim, i) => typeof dim === "string" && !copied[i] ? [i] : [])
+  const open = shape.flatMap((dim, i) => (typeof dim === "string" && !copied[i] ? [i] : []))
   const unknown = open.length
   // One unknown dimension may be inferred: the one that no value has yet, such as a product, or else the last one.
   const inferred = open.find((i) => Graph.withDim(g, shape[i] as string) === undefined) ?? open.at(-1)
-  const target = shape.map((dim, i): Dim => i === inferred ? -1 : copied[i] && unknown <= 1 ? 0 : dim)
+  const target = shape.map((dim, i): Dim => (i === inferred ? -1 : copied[i] && unknown <= 1 ? 0 : dim))
   return one(g, "Reshape", [x, Graph.shape(g, target)], x.dtype, shape)
 }
 
 export const Transpose = (g: G, x: Value, perm: ReadonlyArray<number>): Value =>
-  one(g, "Transpose", [x], x.dtype, perm.map((i) => x.shape[i]!), { perm: { ints: perm } })
+  one(
+    g,
+    "Transpose",
+    [x],
+    x.dtype,
+    perm.map((i) => x.shape[i]!),
+    { perm: { ints: perm } }
+  )
 
 export const Expand = (g: G, x: Value, shape: Graph.Shape): Value =>
-  Shape.equals(x.shape, shape) ? x : one(g, "Expand", [x, Graph.shape(g, shape)], x.dtype, Shape.broadcast(x.shape, shape))
+  Shape.equals(x.shape, shape)
+    ? x
+    : one(g, "Expand", [x, Graph.shape(g, shape)], x.dtype, Shape.broadcast(x.shape, shape))
 
 export const Unsqueeze = (g: G, x: Value, axes: ReadonlyArray<number>): Value => {
   const rank = x.shape.length + axes.length
-  const positions = new Set(axes.map((index) => index < 0 ? index + rank : index))
+  const positions = new Set(axes.map((index) => (index < 0 ? index + rank : index)))
   let next = 0
-  const shape = Array.from({ length: rank }, (_, i): Dim => positions.has(i) ? 1 : x.shape[next++]!)
+  const shape = Array.from({ length: rank }, (_, i): Dim => (positions.has(i) ? 1 : x.shape[next++]!))
   return one(g, "Unsqueeze", [x, Graph.ints(g, axes)], x.dtype, shape)
 }
 
@@ -212,7 +307,8 @@ export const Concat = (g: G, values: ReadonlyArray<Value>, axis: number, size?: 
   const first = values[0]!
   const at = Shape.axis(first.shape, axis)
   const dims = values.map((value) => value.shape[at]!)
-  const total = size ?? (dims.every((dim) => typeof dim === "number") ? dims.reduce((a, b) => a + b, 0) : dims.join("+"))
+  const total =
+    size ?? (dims.every((dim) => typeof dim === "number") ? dims.reduce((a, b) => a + b, 0) : dims.join("+"))
   return one(g, "Concat", values, first.dtype, Shape.withDim(first.shape, at, total), { axis: { int: at } })
 }
 
@@ -321,7 +417,10 @@ export const SimplifiedLayerNormalization = (
     g,
     "SimplifiedLayerNormalization",
     [x, scale],
-    [{ dtype: x.dtype, shape: x.shape }, { dtype: x.dtype, shape: Shape.withDim(x.shape, -1, 1) }],
+    [
+      { dtype: x.dtype, shape: x.shape },
+      { dtype: x.dtype, shape: Shape.withDim(x.shape, -1, 1) }
+    ],
     { axis: { int: -1 }, epsilon: { float: epsilon } }
   )
   return { y: y!, invRms: invRms! }

@@ -3,8 +3,9 @@
  *
  * @since 0.1.0
  */
-import * as Graph from "./Graph.ts"
+
 import type { Value } from "./Graph.ts"
+import * as Graph from "./Graph.ts"
 import * as LearningRate from "./LearningRate.ts"
 import * as Op from "./Op.ts"
 
@@ -54,9 +55,8 @@ export interface AdamW {
  * @since 0.1.0
  */
 export const adamW = (options: AdamWOptions): AdamW => ({
-  learningRate: typeof options.learningRate === "number"
-    ? LearningRate.constant(options.learningRate)
-    : options.learningRate,
+  learningRate:
+    typeof options.learningRate === "number" ? LearningRate.constant(options.learningRate) : options.learningRate,
   beta1: options.beta1 ?? 0.9,
   beta2: options.beta2 ?? 0.999,
   epsilon: options.epsilon ?? 1e-8,
@@ -81,7 +81,10 @@ export const adamW = (options: AdamWOptions): AdamW => ({
  * @category math
  * @since 0.1.0
  */
-export const coefficients = (optimizer: AdamW, step: number): readonly [keep: number, stepSize: number, epsilon: number] => {
+export const coefficients = (
+  optimizer: AdamW,
+  step: number
+): readonly [keep: number, stepSize: number, epsilon: number] => {
   const { beta1, beta2, epsilon, weightDecay } = optimizer
   const rate = optimizer.learningRate(step)
   const t = step + 1
@@ -104,24 +107,69 @@ export interface Slot {
 }
 
 /**
- * One AdamW update of one parameter. `keep` is `null` where the parameter does not decay; the others are scalars.
+ * Scalars of an update. `keep` is `null` where the parameter does not decay, `clip` where gradients are not clipped.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface UpdateScalars {
+  readonly keep: Value | null
+  readonly stepSize: Value
+  readonly epsilon: Value
+  readonly clip: Value | null
+}
+
+// Each operator is a pass over memory; over a piece of this many numbers, all of them stay in the caches.
+const pieceSize = 1 << 18
+const mostPieces = 64
+
+/**
+ * One AdamW update of one parameter. A large parameter is updated piece by piece, with the same result.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const update = (
+export const update = (g: Graph.Graph, optimizer: AdamW, slot: Slot, gradient: Value, scalars: UpdateScalars): Slot => {
+  const { shape } = slot.weight
+  const total = shape.every((dim) => typeof dim === "number") ? shape.reduce((a, b) => a * b, 1) : 0
+  if (total < 2 * pieceSize) return updateWhole(g, optimizer, slot, gradient, scalars)
+
+  const length = Math.max(pieceSize, Math.ceil(total / mostPieces))
+  const flat = (x: Value) => Op.Reshape(g, x, [total])
+  const [weight, first, second, dy] = [flat(slot.weight), flat(slot.first), flat(slot.second), flat(gradient)]
+  const pieces = Array.from({ length: Math.ceil(total / length) }, (_, i) => {
+    const [from, to] = [i * length, Math.min(total, (i + 1) * length)]
+    const cut = (x: Value) => Op.Slice(g, x, Graph.ints(g, [from]), Graph.ints(g, [to]), 0, to - from)
+    const own = { weight: cut(weight), first: cut(first), second: cut(second) }
+    return updateWhole(g, optimizer, own, cut(dy), scalars)
+  })
+  const joined = (part: keyof Slot) =>
+    Op.Reshape(
+      g,
+      Op.Concat(
+        g,
+        pieces.map((piece) => piece[part]),
+        0
+      ),
+      shape
+    )
+  return { weight: joined("weight"), first: joined("first"), second: joined("second") }
+}
+
+const updateWhole = (
   g: Graph.Graph,
   { beta1, beta2 }: AdamW,
   { first, second, weight }: Slot,
-  gradient: Value,
-  scalars: { readonly keep: Value | null; readonly stepSize: Value; readonly epsilon: Value }
+  unclipped: Value,
+  { clip, epsilon, keep, stepSize }: UpdateScalars
 ): Slot => {
+  const gradient = clip === null ? unclipped : Op.Mul(g, unclipped, clip)
   const nextFirst = Op.Add(g, Op.Mul(g, first, Graph.scalar(g, beta1)), gradient)
   const nextSecond = Op.Add(g, Op.Mul(g, second, Graph.scalar(g, beta2)), Op.Mul(g, gradient, gradient))
-  const direction = Op.Div(g, nextFirst, Op.Add(g, Op.Sqrt(g, nextSecond), scalars.epsilon))
-  const kept = scalars.keep === null ? weight : Op.Mul(g, weight, scalars.keep)
+  const direction = Op.Div(g, nextFirst, Op.Add(g, Op.Sqrt(g, nextSecond), epsilon))
+  const kept = keep === null ? weight : Op.Mul(g, weight, keep)
   return {
-    weight: Op.Sub(g, kept, Op.Mul(g, direction, scalars.stepSize)),
+    weight: Op.Sub(g, kept, Op.Mul(g, direction, stepSize)),
     first: nextFirst,
     second: nextSecond
   }
@@ -137,7 +185,14 @@ export const globalNorm = (g: Graph.Graph, gradients: ReadonlyArray<Value>): Val
   Op.Sqrt(
     g,
     gradients
-      .map((dy) => Op.ReduceSumSquare(g, dy, dy.shape.map((_, i) => i), false))
+      .map((dy) =>
+        Op.ReduceSumSquare(
+          g,
+          dy,
+          dy.shape.map((_, i) => i),
+          false
+        )
+      )
       .reduce((a, b) => Op.Add(g, a, b))
   )
 
@@ -149,8 +204,4 @@ export const globalNorm = (g: Graph.Graph, gradients: ReadonlyArray<Value>): Val
  * @since 0.1.0
  */
 export const clipFactor = (g: Graph.Graph, norm: Value, maxGradNorm: number): Value =>
-  Op.Min(
-    g,
-    Graph.scalar(g, 1),
-    Op.Div(g, Graph.scalar(g, maxGradNorm), Op.Add(g, norm, Graph.scalar(g, 1e-6)))
-  )
+  Op.Min(g, Graph.scalar(g, 1), Op.Div(g, Graph.scalar(g, maxGradNorm), Op.Add(g, norm, Graph.scalar(g, 1e-6))))

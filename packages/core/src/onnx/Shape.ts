@@ -61,7 +61,7 @@ export const broadcast = (a: Shape, b: Shape): Shape => {
  */
 export const broadcastAxes = (from: Shape, to: Shape): ReadonlyArray<number> => {
   const extra = from.length - to.length
-  return from.flatMap((dim, i) => i < extra || (to[i - extra] === 1 && dim !== 1) ? [i] : [])
+  return from.flatMap((dim, i) => (i < extra || (to[i - extra] === 1 && dim !== 1) ? [i] : []))
 }
 
 /**
@@ -96,5 +96,5 @@ export const matMul = (a: Shape, b: Shape): Shape => {
  */
 export const reduce = (shape: Shape, axes: ReadonlyArray<number>, keepDims: boolean): Shape => {
   const reduced = new Set(axes.map((index) => axis(shape, index)))
-  return shape.flatMap((dim, i): Shape => reduced.has(i) ? (keepDims ? [1] : []) : [dim])
+  return shape.flatMap((dim, i): Shape => (reduced.has(i) ? (keepDims ? [1] : []) : [dim]))
 }

@@ -9,8 +9,8 @@
 import { Result } from "effect"
 import type { DType } from "../Tensor.ts"
 import * as Gradient from "./Gradient.ts"
-import * as Graph from "./Graph.ts"
 import type { Value } from "./Graph.ts"
+import * as Graph from "./Graph.ts"
 import * as Op from "./Op.ts"
 import * as Optimizer from "./Optimizer.ts"
 
@@ -84,12 +84,14 @@ export const metricNames = (step: TrainStep): ReadonlyArray<string> => ["loss", 
  * @since 0.1.0
  */
 export const stateNames = (step: TrainStep): ReadonlyArray<string> =>
-  step.parameters.filter((parameter) => parameter.trainable).flatMap(({ name }) => [
-    name,
-    `first:${name}`,
-    `second:${name}`,
-    ...(step.ema === undefined ? [] : [`ema:${name}`])
-  ])
+  step.parameters
+    .filter((parameter) => parameter.trainable)
+    .flatMap(({ name }) => [
+      name,
+      `first:${name}`,
+      `second:${name}`,
+      ...(step.ema === undefined ? [] : [`ema:${name}`])
+    ])
 
 /**
  * Name of the output that replaces the input `name`.
@@ -132,20 +134,20 @@ const rowOf = (
   sizeOf: (dim: string) => Value
 ): Value =>
   input.shape.reduce<Value>(
-    (x, dim, axis) => typeof dim === "string" ? Op.Slice(g, x, Graph.ints(g, [0]), sizeOf(dim), axis, dim) : x,
+    (x, dim, axis) => (typeof dim === "string" ? Op.Slice(g, x, Graph.ints(g, [0]), sizeOf(dim), axis, dim) : x),
     Op.Gather(g, stacked, index)
   )
 
 // The micro-batch number `index` of the stacked inputs of the graph around `g`.
-const readBatch = (g: Graph.Graph, step: TrainStep, index: Value): (name: string) => Value => {
+const readBatch = (g: Graph.Graph, step: TrainStep, index: Value): ((name: string) => Value) => {
   const sizes = Op.Gather(g, Graph.value(g, "sizes"), index)
   const sizeOf = (dim: string) => {
     const i = step.sizes.indexOf(dim)
     return Op.Slice(g, sizes, Graph.ints(g, [i]), Graph.ints(g, [i + 1]), 0, 1)
   }
-  const values = new Map(step.batch.map((input) =>
-    [input.name, rowOf(g, input, Graph.value(g, input.name), index, sizeOf)] as const
-  ))
+  const values = new Map(
+    step.batch.map((input) => [input.name, rowOf(g, input, Graph.value(g, input.name), index, sizeOf)] as const)
+  )
   return (name) => values.get(name)!
 }
 
@@ -211,9 +213,9 @@ const optimize = (
   const updated = Graph.make(`${g.name}.update`, g)
   const parameters = trainableOf(step)
   const nextSlots = state.slots.map((slot, i) => {
-    const gradient = factor === null ? gradients[i]! : Op.Mul(updated, gradients[i]!, factor)
     const decays = optimizer.weightDecay !== 0 && parameters[i]!.decays
-    return Optimizer.update(updated, optimizer, slot, gradient, { keep: decays ? keep! : null, stepSize: stepSize!, epsilon: epsilon! })
+    const scalars = { keep: decays ? keep! : null, stepSize: stepSize!, epsilon: epsilon!, clip: factor }
+    return Optimizer.update(updated, optimizer, slot, gradients[i]!, scalars)
   })
   const nextEma = state.ema.map((average, i) => {
     const decay = step.ema!
@@ -224,10 +226,12 @@ const optimize = (
     )
   })
   const results = flat({ slots: nextSlots, ema: nextEma })
-  results.forEach((value, i) => Graph.output(updated, `${updated.name}/out:${i}`, value))
+  for (const [i, value] of results.entries()) Graph.output(updated, `${updated.name}/out:${i}`, value)
 
   const unchanged = Graph.make(`${g.name}.keep`, g)
-  flat(state).forEach((value, i) => Graph.output(unchanged, `${unchanged.name}/out:${i}`, Op.Identity(unchanged, value)))
+  for (const [i, value] of flat(state).entries()) {
+    Graph.output(unchanged, `${unchanged.name}/out:${i}`, Op.Identity(unchanged, value))
+  }
 
   const row = Op.Concat(
     g,
@@ -309,7 +313,7 @@ const repeat = (
   const trips = Graph.input(top, "steps", "int64", [])
   Graph.input(top, "sizes", "int64", ["S", step.sizes.length])
   for (const { dtype, name, shape } of step.batch) {
-    Graph.input(top, name, dtype, ["S", ...shape.map((dim) => typeof dim === "string" ? `max ${dim}` : dim)])
+    Graph.input(top, name, dtype, ["S", ...shape.map((dim) => (typeof dim === "string" ? `max ${dim}` : dim))])
   }
   declareInputs(top)
   const coefficients = Graph.input(top, "coefficients", "float32", ["K", 3])
@@ -325,13 +329,17 @@ const repeat = (
   const weights = lookUp(step, state, (name) => Graph.value(top, name))
   const sums = sumsOf(body, weights, iteration)
   if (Result.isFailure(sums)) return Result.fail(sums.failure)
-  const { finite, row, state: results } = optimize(body, step, state, sums.success, Op.Gather(body, coefficients, iteration))
+  const {
+    finite,
+    row,
+    state: results
+  } = optimize(body, step, state, sums.success, Op.Gather(body, coefficients, iteration))
   Graph.output(body, `${body.name}/go`, Op.Identity(body, finite))
-  results.forEach((value, i) => Graph.output(body, `${body.name}/out:${i}`, value))
+  for (const [i, value] of results.entries()) Graph.output(body, `${body.name}/out:${i}`, value)
   Graph.output(body, `${body.name}/metrics`, row)
 
   const outputs = Op.Loop(top, trips, flat(initial), Graph.prune(body), { scans: "k" })
-  stateNames(step).forEach((name, i) => Graph.output(top, next(name), outputs[i]!))
+  for (const [i, name] of stateNames(step).entries()) Graph.output(top, next(name), outputs[i]!)
   Graph.output(top, "metrics", outputs.at(-1)!)
   return Result.succeed(Graph.prune(top))
 }
@@ -355,7 +363,7 @@ export const single = (step: TrainStep): Result.Result<Graph.Graph, Gradient.Mis
   const sums = microBatch(g, step, weights, (name) => Graph.value(g, name))
   if (Result.isFailure(sums)) return Result.fail(sums.failure)
   const { row, state: results } = optimize(g, step, state, sums.success, coefficients)
-  stateNames(step).forEach((name, i) => Graph.output(g, next(name), results[i]!))
+  for (const [i, name] of stateNames(step).entries()) Graph.output(g, next(name), results[i]!)
   Graph.output(g, "metrics", row)
   return Result.succeed(Graph.prune(g))
 }

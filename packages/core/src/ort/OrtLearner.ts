@@ -237,19 +237,21 @@ const stack = (batches: ReadonlyArray<MicroBatch>, shapes: Fields): Record<strin
   const tokens = new BigInt64Array(count * b * t)
   const ints = (of: (batch: MicroBatch) => ReadonlyArray<number>, size: number) => {
     const data = new BigInt64Array(count * size)
-    batches.forEach((batch, i) => of(batch).forEach((value, j) => (data[i * size + j] = BigInt(value))))
+    for (const [i, batch] of batches.entries()) {
+      for (const [j, value] of of(batch).entries()) data[i * size + j] = BigInt(value)
+    }
     return Tensor.int64(data, [count, size])
   }
   const floats = (of: (batch: MicroBatch) => ReadonlyArray<number>, size: number) => {
     const data = new Float32Array(count * size)
-    batches.forEach((batch, i) => data.set(of(batch), i * size))
+    for (const [i, batch] of batches.entries()) data.set(of(batch), i * size)
     return Tensor.float32(data, [count, size])
   }
-  batches.forEach((batch, i) =>
-    batch.tokens.forEach((row, r) => {
+  for (const [i, batch] of batches.entries()) {
+    for (const [r, row] of batch.tokens.entries()) {
       for (let c = 0; c < Math.min(row.length, batch.time); c++) tokens[(i * b + r) * t + c] = BigInt(row[c]!)
-    })
-  )
+    }
+  }
   return {
     tokens: Tensor.int64(tokens, [count, b, t]),
     rows: ints(({ rows }) => rows, n),
@@ -268,7 +270,10 @@ const stack = (batches: ReadonlyArray<MicroBatch>, shapes: Fields): Record<strin
 // Of each step: the index of its first micro-batch, and their number. `[K, 2]`.
 const ranges = (steps: ReadonlyArray<ReadonlyArray<MicroBatch>>): Tensor.Tensor => {
   let first = 0
-  const rows = steps.flatMap(({ length }) => [(first += length) - length, length])
+  const rows = steps.flatMap(({ length }) => {
+    first += length
+    return [first - length, length]
+  })
   return Tensor.int64(rows, [steps.length, 2])
 }
 
@@ -290,227 +295,229 @@ const momentPrefixes = ["first:", "second:", "ema:"] as const
  */
 export const make: <F extends Fields, M extends string>(
   options: Options<F, M>
-) => Effect.Effect<OrtLearner<F>, MissingGradientRule | LearnerError | Device.OrtError, Device.Device | Scope.Scope> = Effect.fn(
-  "OrtLearner.make"
-)(function* <F extends Fields, M extends string>(options: Options<F, M>) {
-  const { loss, optimizer, policy } = options
-  const { decoder } = policy.base
-  const device = yield* Device.Device
-  const rmsNorm = device.provider === "webgpu" ? "plain" : "fused"
-  for (const name of ["accumulate", "stepsPerRun"] as const) {
-    const given = options[name] ?? 1
-    if (!Number.isSafeInteger(given) || given < 1) {
-      return yield* refuse(0, `${name} is ${given}; give a whole number from 1`)
+) => Effect.Effect<OrtLearner<F>, MissingGradientRule | LearnerError | Device.OrtError, Device.Device | Scope.Scope> =
+  Effect.fn("OrtLearner.make")(function* <F extends Fields, M extends string>(options: Options<F, M>) {
+    const { loss, optimizer, policy } = options
+    const { decoder } = policy.base
+    const device = yield* Device.Device
+    const rmsNorm = device.provider === "webgpu" ? "plain" : "fused"
+    for (const name of ["accumulate", "stepsPerRun"] as const) {
+      const given = options[name] ?? 1
+      if (!Number.isSafeInteger(given) || given < 1) {
+        return yield* refuse(0, `${name} is ${given}; give a whole number from 1`)
+      }
     }
-  }
-  const step = trainStep(decoder, loss, optimizer, { ...options, rmsNorm })
-  if (!step.parameters.some(({ trainable }) => trainable)) {
-    return yield* refuse(0, "nothing is trained: `trains` refuses every parameter of the model")
-  }
-  // On a CPU a run takes many steps, since the binding copies the state after every run. Elsewhere the state stays where
-  // it is, and a run is a step.
-  const onCpu = device.provider === "cpu"
-  const stateNames = TrainLoop.stateNames(step)
-  const compile = (graph: Graph) =>
-    device.compile(Model.encode(graph), { name: step.name, keep: stateNames.map(TrainLoop.next) })
-  const plain = yield* compile(yield* Effect.fromResult(onCpu ? TrainLoop.loop(step) : TrainLoop.single(step)))
-  const scope = yield* Effect.scope
-  const accumulatingGraph = yield* Effect.fromResult(TrainLoop.accumulating(step))
-  const accumulating = yield* compile(accumulatingGraph).pipe(
-    Effect.provideService(Scope.Scope, scope),
-    Effect.cached
-  )
-  // None is empty: whatever stood in for an example would count in a loss that sums over sequences.
-  const partsOf = (batch: ReadonlyArray<Example>) =>
-    Math.min(batch.length, options.accumulate ?? (onCpu ? cacheSized(batch) : 1))
-  const trained = new Set(step.parameters.flatMap(({ name, trainable }) => (trainable ? [name] : [])))
-  const stepsPerRun = onCpu ? (options.stepsPerRun ?? 8) : 1
-  const fingerprint = createHash("sha256")
-    .update(
-      JSON.stringify({
-        architecture: decoder.modelType,
-        parameters: step.parameters.map(({ name, shape }) => [name, shape, trained.has(name)]),
-        loss: loss.name,
-        fields: loss.fields,
-        ema: options.ema ?? null
-      })
+    const step = trainStep(decoder, loss, optimizer, { ...options, rmsNorm })
+    if (!step.parameters.some(({ trainable }) => trainable)) {
+      return yield* refuse(0, "nothing is trained: `trains` refuses every parameter of the model")
+    }
+    // On a CPU a run takes many steps, since the binding copies the state after every run. Elsewhere the state stays where
+    // it is, and a run is a step.
+    const onCpu = device.provider === "cpu"
+    const stateNames = TrainLoop.stateNames(step)
+    const compile = (graph: Graph) =>
+      device.compile(Model.encode(graph), { name: step.name, keep: stateNames.map(TrainLoop.next) })
+    const plain = yield* compile(yield* Effect.fromResult(onCpu ? TrainLoop.loop(step) : TrainLoop.single(step)))
+    const scope = yield* Effect.scope
+    const accumulatingGraph = yield* Effect.fromResult(TrainLoop.accumulating(step))
+    const accumulating = yield* compile(accumulatingGraph).pipe(
+      Effect.provideService(Scope.Scope, scope),
+      Effect.cached
     )
-    .digest("hex")
-
-  // Everything that is carried besides the weights, by input name.
-  const uploadZeros = (shape: ReadonlyArray<number>) => device.upload(Tensor.zeros(shape))
-  const initialMoments = Effect.gen(function* () {
-    const weights = yield* policy.parameters
-    const moments = new Map<string, Device.DeviceTensor>()
-    for (const { name, shape } of step.parameters) {
-      if (!trained.has(name)) continue
-      moments.set(`first:${name}`, yield* uploadZeros(shape))
-      moments.set(`second:${name}`, yield* uploadZeros(shape))
-      if (options.ema !== undefined) {
-        moments.set(`ema:${name}`, yield* device.upload(yield* device.download(weights.get(name)!)))
-      }
-    }
-    return moments
-  })
-  const moments = yield* Effect.acquireRelease(Effect.flatMap(initialMoments, Ref.make), (ref) =>
-    Effect.flatMap(Ref.get(ref), (held) => device.release(held.values()))
-  )
-  const stepsTaken = yield* Ref.make(0)
-  const turn = yield* Semaphore.make(1)
-
-  const replaceMoments = (next: ReadonlyMap<string, Device.DeviceTensor>) =>
-    Effect.flatMap(Ref.getAndSet(moments, new Map(next)), (old) => device.release(old.values()))
-
-  const advance = Effect.fnUntraced(function* (batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
-    const first = yield* Ref.get(stepsTaken)
-    const fail = (cause: Device.OrtError) =>
-      new LearnerError({ reason: "runtime", step: first, message: cause.message, cause })
-    const weights = yield* policy.parameters
-    const held = yield* Ref.get(moments)
-    const steps = batches.map((batch) => cut(batch, partsOf(batch), loss.fields))
-    const whole = steps.every((parts) => parts.length === 1)
-    const session = whole ? plain : yield* Effect.mapError(accumulating, fail)
-    const rates = batches.flatMap((_, i) => [...Optimizer.coefficients(optimizer, first + i)])
-    const coefficients = Tensor.float32(rates, [batches.length, 3])
-    const stacked = stack(steps.flat(), loss.fields)
-    const single = !onCpu && whole
-    const feeds: Record<string, Device.Feed> = {
-      ...(single ? Object.fromEntries(Object.entries(stacked).map(([k, v]) => [k, squeeze(v)])) : stacked),
-      coefficients: single ? squeeze(coefficients) : coefficients,
-      steps: Tensor.int64([batches.length], []),
-      parts: ranges(steps),
-      ...Object.fromEntries(weights),
-      ...Object.fromEntries(held)
-    }
-    // A graph has no input for a tensor that its loss does not read, nor for the loop's own where it has none.
-    const known = new Set(session.inputs.map(({ name }) => name))
-    for (const name of Object.keys(feeds)) if (!known.has(name)) delete feeds[name]
-
-    const names = TrainLoop.metricNames(step)
-    const rows = yield* Effect.uninterruptibleMask((restore) =>
-      Effect.gen(function* () {
-        const outputs = yield* restore(session.run(feeds)).pipe(Effect.mapError(fail))
-        const after = (name: string) => Device.kept(outputs, TrainLoop.next(name))
-        yield* policy.replaceParameters(new Map([...trained].map((name) => [name, after(name)])))
-        yield* replaceMoments(new Map([...held.keys()].map((name) => [name, after(name)])))
-        const metrics = Device.tensor(outputs, "metrics", "float32").data
-        const rows = Array.from(
-          { length: metrics.length / names.length },
-          (_, i) =>
-            Object.fromEntries(names.map((name, j) => [name, metrics[i * names.length + j]!])) as Record<string, number>
-        )
-        yield* Ref.set(stepsTaken, first + rows.filter((row) => row["finite"] === 1).length)
-        return rows
-      })
-    )
-    const bad = rows.findIndex((row) => row["finite"] !== 1)
-    if (bad >= 0) {
-      return yield* new LearnerError({
-        reason: "finite",
-        step: first + bad,
-        message:
-          `step ${first + bad}: loss ${rows[bad]!["loss"]}, gradient norm ${rows[bad]!["grad_norm"]}; ` +
-          "the parameters are those before this step. Lower the learning rate, or clip with maxGradNorm"
-      })
-    }
-    return rows.map((row, i): StepMetrics => {
-      const { finite: _finite, ...metrics } = row
-      const targets = steps[i]!.reduce((sum, part) => sum + part.weights.filter((weight) => weight > 0).length, 0)
-      return { ...metrics, learning_rate: optimizer.learningRate(first + i), tokens: targets }
-    })
-  })
-
-  const check = Effect.fnUntraced(function* (batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
-    const first = yield* Ref.get(stepsTaken)
-    for (const [i, batch] of batches.entries()) {
-      for (const [j, example] of batch.entries()) {
-        const problem = complaint(example as Example, decoder, loss.fields)
-        if (problem !== undefined) return yield* refuse(first + i, `step ${first + i}, example ${j} ${problem}`)
-      }
-      if (!batch.some(({ weights }) => weights.some((weight) => weight > 0))) {
-        return yield* refuse(first + i, `step ${first + i} has no target token: every weight in its batch is zero`)
-      }
-    }
-  })
-
-  const update: Learner<F>["update"] = Effect.fn("OrtLearner.update")(
-    function* (batches) {
-      yield* check(batches)
-      const records: Array<StepMetrics> = []
-      for (let i = 0; i < batches.length; i += stepsPerRun) {
-        records.push(...(yield* advance(batches.slice(i, i + stepsPerRun))))
-      }
-      return records
-    },
-    (effect) => turn.withPermits(1)(effect)
-  )
-
-  const runtime = Effect.mapError(
-    (cause: Device.OrtError) => new LearnerError({ reason: "runtime", step: -1, message: cause.message, cause })
-  )
-
-  const state: Learner<F>["state"] = turn
-    .withPermits(1)(
-      Effect.gen(function* () {
-        const download = (handles: Iterable<readonly [string, Device.DeviceTensor]>) =>
-          Effect.map(
-            Effect.forEach(handles, ([name, handle]) =>
-              Effect.map(device.download(handle), (tensor) => [name, tensor] as const)
-            ),
-            (pairs) => new Map(pairs as ReadonlyArray<readonly [string, Tensor.Tensor<"float32">]>)
-          )
-        const held = yield* Ref.get(moments)
-        const parts: Record<string, ReadonlyMap<string, Tensor.Tensor<"float32">>> = {
-          weights: yield* download(yield* policy.parameters)
-        }
-        for (const prefix of momentPrefixes) {
-          const own = [...held].filter(([name]) => name.startsWith(prefix))
-          if (own.length > 0) {
-            parts[prefix.slice(0, -1)] = yield* download(
-              own.map(([name, handle]) => [name.slice(prefix.length), handle])
-            )
-          }
-        }
-        return { step: yield* Ref.get(stepsTaken), tensors: parts } satisfies LearnerState
-      })
-    )
-    .pipe(runtime)
-
-  const restore: Learner<F>["restore"] = Effect.fn("OrtLearner.restore")(
-    function* (saved) {
-      const shapeOf = new Map(step.parameters.map(({ name, shape }) => [name, shape]))
-      const held = yield* Ref.get(moments)
-      const find = (part: string, name: string) => {
-        const tensor = saved.tensors[part]?.get(name)
-        return tensor !== undefined && String(tensor.shape) === String(shapeOf.get(name))
-          ? Effect.succeed(tensor)
-          : Effect.fail(refuse(saved.step, `the state has no ${part} of shape [${shapeOf.get(name)}] for ${name}`))
-      }
-      // Everything is found before anything is replaced.
-      const weights = yield* Effect.forEach(shapeOf.keys(), (name) =>
-        Effect.map(find("weights", name), (t) => [name, t] as const)
-      )
-      const carried = yield* Effect.forEach(held.keys(), (key) => {
-        const [part, name] = [key.slice(0, key.indexOf(":")), key.slice(key.indexOf(":") + 1)]
-        return Effect.map(find(part, name), (tensor) => [key, tensor] as const)
-      })
-      const upload = (pairs: ReadonlyArray<readonly [string, Tensor.Tensor]>) =>
-        Effect.map(
-          Effect.forEach(pairs, ([name, tensor]) =>
-            Effect.map(device.upload(tensor), (handle) => [name, handle] as const)
-          ),
-          (handles) => new Map(handles)
-        ).pipe(runtime)
-      yield* Effect.uninterruptible(
-        Effect.gen(function* () {
-          yield* policy.replaceParameters(yield* upload(weights))
-          yield* replaceMoments(yield* upload(carried))
-          yield* Ref.set(stepsTaken, saved.step)
+    // None is empty: whatever stood in for an example would count in a loss that sums over sequences.
+    const partsOf = (batch: ReadonlyArray<Example>) =>
+      Math.min(batch.length, options.accumulate ?? (onCpu ? cacheSized(batch) : 1))
+    const trained = new Set(step.parameters.flatMap(({ name, trainable }) => (trainable ? [name] : [])))
+    const stepsPerRun = onCpu ? (options.stepsPerRun ?? 8) : 1
+    const fingerprint = createHash("sha256")
+      .update(
+        JSON.stringify({
+          architecture: decoder.modelType,
+          parameters: step.parameters.map(({ name, shape }) => [name, shape, trained.has(name)]),
+          loss: loss.name,
+          fields: loss.fields,
+          ema: options.ema ?? null
         })
       )
-    },
-    (effect) => turn.withPermits(1)(effect)
-  )
+      .digest("hex")
 
-  return { policy, fingerprint, stepsPerRun, update, state, restore }
-})
+    // Everything that is carried besides the weights, by input name.
+    const uploadZeros = (shape: ReadonlyArray<number>) => device.upload(Tensor.zeros(shape))
+    const initialMoments = Effect.gen(function* () {
+      const weights = yield* policy.parameters
+      const moments = new Map<string, Device.DeviceTensor>()
+      for (const { name, shape } of step.parameters) {
+        if (!trained.has(name)) continue
+        moments.set(`first:${name}`, yield* uploadZeros(shape))
+        moments.set(`second:${name}`, yield* uploadZeros(shape))
+        if (options.ema !== undefined) {
+          moments.set(`ema:${name}`, yield* device.upload(yield* device.download(weights.get(name)!)))
+        }
+      }
+      return moments
+    })
+    const moments = yield* Effect.acquireRelease(Effect.flatMap(initialMoments, Ref.make), (ref) =>
+      Effect.flatMap(Ref.get(ref), (held) => device.release(held.values()))
+    )
+    const stepsTaken = yield* Ref.make(0)
+    const turn = yield* Semaphore.make(1)
+
+    const replaceMoments = (next: ReadonlyMap<string, Device.DeviceTensor>) =>
+      Effect.flatMap(Ref.getAndSet(moments, new Map(next)), (old) => device.release(old.values()))
+
+    const advance = Effect.fnUntraced(function* (batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
+      const first = yield* Ref.get(stepsTaken)
+      const fail = (cause: Device.OrtError) =>
+        new LearnerError({ reason: "runtime", step: first, message: cause.message, cause })
+      const weights = yield* policy.parameters
+      const held = yield* Ref.get(moments)
+      const steps = batches.map((batch) => cut(batch, partsOf(batch), loss.fields))
+      const whole = steps.every((parts) => parts.length === 1)
+      const session = whole ? plain : yield* Effect.mapError(accumulating, fail)
+      const rates = batches.flatMap((_, i) => [...Optimizer.coefficients(optimizer, first + i)])
+      const coefficients = Tensor.float32(rates, [batches.length, 3])
+      const stacked = stack(steps.flat(), loss.fields)
+      const single = !onCpu && whole
+      const feeds: Record<string, Device.Feed> = {
+        ...(single ? Object.fromEntries(Object.entries(stacked).map(([k, v]) => [k, squeeze(v)])) : stacked),
+        coefficients: single ? squeeze(coefficients) : coefficients,
+        steps: Tensor.int64([batches.length], []),
+        parts: ranges(steps),
+        ...Object.fromEntries(weights),
+        ...Object.fromEntries(held)
+      }
+      // A graph has no input for a tensor that its loss does not read, nor for the loop's own where it has none.
+      const known = new Set(session.inputs.map(({ name }) => name))
+      for (const name of Object.keys(feeds)) if (!known.has(name)) delete feeds[name]
+
+      const names = TrainLoop.metricNames(step)
+      const rows = yield* Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function* () {
+          const outputs = yield* restore(session.run(feeds)).pipe(Effect.mapError(fail))
+          const after = (name: string) => Device.kept(outputs, TrainLoop.next(name))
+          yield* policy.replaceParameters(new Map([...trained].map((name) => [name, after(name)])))
+          yield* replaceMoments(new Map([...held.keys()].map((name) => [name, after(name)])))
+          const metrics = Device.tensor(outputs, "metrics", "float32").data
+          const rows = Array.from(
+            { length: metrics.length / names.length },
+            (_, i) =>
+              Object.fromEntries(names.map((name, j) => [name, metrics[i * names.length + j]!])) as Record<
+                string,
+                number
+              >
+          )
+          yield* Ref.set(stepsTaken, first + rows.filter((row) => row["finite"] === 1).length)
+          return rows
+        })
+      )
+      const bad = rows.findIndex((row) => row["finite"] !== 1)
+      if (bad >= 0) {
+        return yield* new LearnerError({
+          reason: "finite",
+          step: first + bad,
+          message:
+            `step ${first + bad}: loss ${rows[bad]!["loss"]}, gradient norm ${rows[bad]!["grad_norm"]}; ` +
+            "the parameters are those before this step. Lower the learning rate, or clip with maxGradNorm"
+        })
+      }
+      return rows.map((row, i): StepMetrics => {
+        const { finite: _finite, ...metrics } = row
+        const targets = steps[i]!.reduce((sum, part) => sum + part.weights.filter((weight) => weight > 0).length, 0)
+        return { ...metrics, learning_rate: optimizer.learningRate(first + i), tokens: targets }
+      })
+    })
+
+    const check = Effect.fnUntraced(function* (batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
+      const first = yield* Ref.get(stepsTaken)
+      for (const [i, batch] of batches.entries()) {
+        for (const [j, example] of batch.entries()) {
+          const problem = complaint(example as Example, decoder, loss.fields)
+          if (problem !== undefined) return yield* refuse(first + i, `step ${first + i}, example ${j} ${problem}`)
+        }
+        if (!batch.some(({ weights }) => weights.some((weight) => weight > 0))) {
+          return yield* refuse(first + i, `step ${first + i} has no target token: every weight in its batch is zero`)
+        }
+      }
+    })
+
+    const update: Learner<F>["update"] = Effect.fn("OrtLearner.update")(
+      function* (batches) {
+        yield* check(batches)
+        const records: Array<StepMetrics> = []
+        for (let i = 0; i < batches.length; i += stepsPerRun) {
+          records.push(...(yield* advance(batches.slice(i, i + stepsPerRun))))
+        }
+        return records
+      },
+      (effect) => turn.withPermits(1)(effect)
+    )
+
+    const runtime = Effect.mapError(
+      (cause: Device.OrtError) => new LearnerError({ reason: "runtime", step: -1, message: cause.message, cause })
+    )
+
+    const state: Learner<F>["state"] = turn
+      .withPermits(1)(
+        Effect.gen(function* () {
+          const download = (handles: Iterable<readonly [string, Device.DeviceTensor]>) =>
+            Effect.map(
+              Effect.forEach(handles, ([name, handle]) =>
+                Effect.map(device.download(handle), (tensor) => [name, tensor] as const)
+              ),
+              (pairs) => new Map(pairs as ReadonlyArray<readonly [string, Tensor.Tensor<"float32">]>)
+            )
+          const held = yield* Ref.get(moments)
+          const parts: Record<string, ReadonlyMap<string, Tensor.Tensor<"float32">>> = {
+            weights: yield* download(yield* policy.parameters)
+          }
+          for (const prefix of momentPrefixes) {
+            const own = [...held].filter(([name]) => name.startsWith(prefix))
+            if (own.length > 0) {
+              parts[prefix.slice(0, -1)] = yield* download(
+                own.map(([name, handle]) => [name.slice(prefix.length), handle])
+              )
+            }
+          }
+          return { step: yield* Ref.get(stepsTaken), tensors: parts } satisfies LearnerState
+        })
+      )
+      .pipe(runtime)
+
+    const restore: Learner<F>["restore"] = Effect.fn("OrtLearner.restore")(
+      function* (saved) {
+        const shapeOf = new Map(step.parameters.map(({ name, shape }) => [name, shape]))
+        const held = yield* Ref.get(moments)
+        const find = (part: string, name: string) => {
+          const tensor = saved.tensors[part]?.get(name)
+          return tensor !== undefined && String(tensor.shape) === String(shapeOf.get(name))
+            ? Effect.succeed(tensor)
+            : Effect.fail(refuse(saved.step, `the state has no ${part} of shape [${shapeOf.get(name)}] for ${name}`))
+        }
+        // Everything is found before anything is replaced.
+        const weights = yield* Effect.forEach(shapeOf.keys(), (name) =>
+          Effect.map(find("weights", name), (t) => [name, t] as const)
+        )
+        const carried = yield* Effect.forEach(held.keys(), (key) => {
+          const [part, name] = [key.slice(0, key.indexOf(":")), key.slice(key.indexOf(":") + 1)]
+          return Effect.map(find(part, name), (tensor) => [key, tensor] as const)
+        })
+        const upload = (pairs: ReadonlyArray<readonly [string, Tensor.Tensor]>) =>
+          Effect.map(
+            Effect.forEach(pairs, ([name, tensor]) =>
+              Effect.map(device.upload(tensor), (handle) => [name, handle] as const)
+            ),
+            (handles) => new Map(handles)
+          ).pipe(runtime)
+        yield* Effect.uninterruptible(
+          Effect.gen(function* () {
+            yield* policy.replaceParameters(yield* upload(weights))
+            yield* replaceMoments(yield* upload(carried))
+            yield* Ref.set(stepsTaken, saved.step)
+          })
+        )
+      },
+      (effect) => turn.withPermits(1)(effect)
+    )
+
+    return { policy, fingerprint, stepsPerRun, update, state, restore }
+  })

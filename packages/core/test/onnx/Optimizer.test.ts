@@ -9,9 +9,9 @@ import golden from "./optim.golden.json" with { type: "json" }
 import * as Run from "./run.ts"
 
 // One update of a vector [N]: weight, moments and gradient in, weight and moments out.
-const updateGraph = (optimizer: Optimizer.AdamW, decays: boolean): G => {
+const updateGraph = (optimizer: Optimizer.AdamW, decays: boolean, size: Graph.Dim = "N"): G => {
   const g = Graph.make("update")
-  const vector = (name: string) => Graph.input(g, name, "float32", ["N"])
+  const vector = (name: string) => Graph.input(g, name, "float32", [size])
   const slot = { weight: vector("weight"), first: vector("first"), second: vector("second") }
   const gradient = vector("gradient")
   const scalar = (name: string) => Graph.input(g, name, "float32", [])
@@ -19,7 +19,8 @@ const updateGraph = (optimizer: Optimizer.AdamW, decays: boolean): G => {
   const next = Optimizer.update(g, optimizer, slot, gradient, {
     keep,
     stepSize: scalar("stepSize"),
-    epsilon: scalar("epsilon")
+    epsilon: scalar("epsilon"),
+    clip: null
   })
   for (const [name, value] of Object.entries(next)) Graph.output(g, `next:${name}`, value)
   return g
@@ -143,4 +144,23 @@ it("takes a rate or a schedule, and lets nothing decay unless asked", () => {
   assert.strictEqual(Optimizer.adamW({ learningRate: schedule }).learningRate(5), 0.5)
   const { beta1, beta2, epsilon, maxGradNorm, weightDecay } = Optimizer.adamW({ learningRate: 1 })
   assert.deepStrictEqual([beta1, beta2, epsilon, weightDecay, maxGradNorm], [0.9, 0.999, 1e-8, 0, undefined])
+})
+
+describe("a large parameter", () => {
+  it.effect("is updated piece by piece with the bits of an update in one piece", () =>
+    Effect.gen(function* () {
+      const size = 3 * 2 ** 18 + 17
+      const optimizer = Optimizer.adamW({ learningRate: 1e-2, weightDecay: 0.1 })
+      const random = Run.seeded(3)
+      const numbers = () => Array.from({ length: size }, () => random.uniform(-1, 1))
+      const feeds = { ...vectors(numbers(), numbers()), ...scalars(optimizer, 4, true) }
+      const whole = yield* Run.once(updateGraph(optimizer, true), feeds)
+      const graph = updateGraph(optimizer, true, size)
+      assert.isAbove(graph.nodes.filter(({ op }) => op === "Sqrt").length, 1)
+      const pieces = yield* Run.once(graph, feeds)
+      for (const name of ["weight", "first", "second"]) {
+        assert.deepStrictEqual(pieces[`next:${name}`]!.data, whole[`next:${name}`]!.data, name)
+      }
+    })
+  )
 })

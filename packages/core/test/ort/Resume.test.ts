@@ -1,12 +1,12 @@
-import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Option } from "effect"
 import { spawn } from "node:child_process"
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Fiber, Option } from "effect"
 import { uniformInt } from "pure-rand/distribution/uniformInt"
+import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus"
 import * as Checkpoint from "../../src/Checkpoint.ts"
 import * as Optimizer from "../../src/onnx/Optimizer.ts"
 import * as Device from "../../src/ort/Device.ts"
@@ -71,7 +71,9 @@ describe("a run that is killed", () => {
             ended = yield* Effect.promise(() => live(directory, killed < kills ? millis : undefined))
             if (!ended) killed++
           }
-          finalState(directory).forEach((bytes, i) => assert.isTrue(bytes.equals(reference[i]!), weightFiles[i]))
+          for (const [i, bytes] of finalState(directory).entries()) {
+            assert.isTrue(bytes.equals(reference[i]!), weightFiles[i])
+          }
           assert.deepStrictEqual(yield* losses(directory), referenceLosses)
         }
         rmSync(root, { recursive: true })
