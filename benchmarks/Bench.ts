@@ -4,7 +4,10 @@
 import { readFileSync } from "node:fs"
 import { createRequire } from "node:module"
 import type { Device } from "@attune/core/ort"
-import type { FileSystem, Path, Scope, Stream } from "effect"
+import { type FileSystem, type Path, Schema, type Scope, type Stream } from "effect"
+
+/** Reports a flag that makes no sense, or a peer that could not be measured. */
+export class BenchError extends Schema.TaggedError<BenchError>()("BenchError", { message: Schema.String }) {}
 
 /** Repeated measurements of one case. */
 export interface Case {

@@ -4,10 +4,10 @@
 import { execFile } from "node:child_process"
 import { promisify } from "node:util"
 import { Effect } from "effect"
-import { type Case, median } from "./Bench.ts"
+import { BenchError, type Case, median } from "./Bench.ts"
 
 /** Runs a shell command and returns the number that its last JSON line holds under `key`. */
-export const measure = (command: string, key: string): Effect.Effect<number, Error> =>
+export const measure = (command: string, key: string): Effect.Effect<number, BenchError> =>
   Effect.tryPromise({
     try: async () => {
       const { stdout } = await promisify(execFile)("/bin/sh", ["-c", command], { maxBuffer: 2 ** 26 })
@@ -16,10 +16,13 @@ export const measure = (command: string, key: string): Effect.Effect<number, Err
         .filter((text) => text.startsWith("{"))
         .at(-1)
       const value: unknown = last === undefined ? undefined : JSON.parse(last)[key]
-      if (typeof value !== "number") throw new Error(`it printed no JSON line with a number "${key}"`)
+      if (typeof value !== "number") throw new BenchError({ message: `it printed no JSON line with a number "${key}"` })
       return value
     },
-    catch: (cause) => new Error(`the peer's command failed: ${cause instanceof Error ? cause.message : String(cause)}`)
+    catch: (cause) =>
+      new BenchError({
+        message: `the peer's command failed: ${cause instanceof Error ? cause.message : String(cause)}`
+      })
   })
 
 /** Our measurements, the peer's, and the ratio of their medians in our favour: above 1 we are faster. */

@@ -7,7 +7,7 @@ import { availableParallelism } from "node:os"
 import { Device } from "@attune/core/ort"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Console, Effect, Layer, Stream } from "effect"
-import { type Bench, line, number } from "./Bench.ts"
+import { type Bench, BenchError, line, number } from "./Bench.ts"
 
 const names = readdirSync(import.meta.dirname)
   .filter((file) => /^[a-z][a-z-]*\.ts$/.test(file) && file !== "main.ts")
@@ -46,10 +46,11 @@ const program = Effect.gen(function* () {
   } = parse(process.argv.slice(2))
   if (name === undefined || flags.has("help")) return yield* usage
   if (!names.includes(name))
-    return yield* Effect.fail(new Error(`no benchmark "${name}"; there are ${names.join(", ")}`))
+    return yield* new BenchError({ message: `no benchmark "${name}"; there are ${names.join(", ")}` })
   const { flags: known, run } = yield* Effect.promise(() => load(name))
   const unknown = [...flags.keys()].find((flag) => !(flag in known) && !["json", "threads"].includes(flag))
-  if (unknown !== undefined) return yield* Effect.fail(new Error(`bench ${name} has no flag --${unknown}; see --help`))
+  if (unknown !== undefined)
+    return yield* new BenchError({ message: `bench ${name} has no flag --${unknown}; see --help` })
   const threads = number(flags, "threads", availableParallelism())
   yield* run({ flags, threads }).pipe(
     Stream.runForEach((measured) => {

@@ -2,7 +2,7 @@
  * Does memory grow while a model trains?
  */
 import { Effect, Stream } from "effect"
-import { type Bench, type Case, number } from "./Bench.ts"
+import { type Bench, BenchError, type Case, number } from "./Bench.ts"
 import * as RandomModel from "./RandomModel.ts"
 
 const models: Readonly<Record<string, RandomModel.Sizes>> = {
@@ -33,7 +33,7 @@ export const bench: Bench = {
         Effect.gen(function* () {
           const shape = models[name]
           if (shape === undefined) {
-            return yield* Effect.fail(new Error(`no model "${name}"; there are ${Object.keys(models).join(", ")}`))
+            return yield* new BenchError({ message: `no model "${name}"; there are ${Object.keys(models).join(", ")}` })
           }
           const learner = yield* RandomModel.learner(shape)
           const batches = RandomModel.batches(shape, learner.stepsPerRun)

@@ -67,6 +67,9 @@ const TensorGolden = Schema.fromJsonString(
   })
 )
 
+/** Reports golden files that are not there or not whole. */
+export class ParityError extends Schema.TaggedError<ParityError>()("ParityError", { message: Schema.String }) {}
+
 const Ids = Schema.Array(Schema.Int)
 
 const TextGolden = Schema.fromJsonString(
@@ -79,12 +82,15 @@ const TextGolden = Schema.fromJsonString(
 type Tensors = ReadonlyMap<string, Tensor.Tensor>
 
 const readText = (path: string) =>
-  Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: (cause) => new Error(`cannot read ${path}: ${cause}`) })
+  Effect.tryPromise({
+    try: () => readFile(path, "utf8"),
+    catch: (cause) => new ParityError({ message: `cannot read ${path}: ${cause}` })
+  })
 
 const find = (golden: Tensors, name: string) => {
   const tensor = golden.get(name)
   return tensor === undefined
-    ? Effect.fail(new Error(`golden.safetensors has no tensor ${name}`))
+    ? Effect.fail(new ParityError({ message: `golden.safetensors has no tensor ${name}` }))
     : Effect.succeed(tensor)
 }
 

@@ -5,6 +5,9 @@
  */
 import { Effect, Predicate } from "effect"
 
+// What a user's function fails with is not ours to type: callers make it the cause of their own error.
+// @effect-diagnostics unknownInEffectCatch:off
+
 /**
  * What such a function may return.
  *

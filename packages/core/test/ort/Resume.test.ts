@@ -4,7 +4,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Option } from "effect"
+import { Effect, Exit, Fiber, Layer, Option } from "effect"
 import { uniformInt } from "pure-rand/distribution/uniformInt"
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus"
 import * as Checkpoint from "../../src/Checkpoint.ts"
@@ -123,7 +123,7 @@ describe("a run that is interrupted", () => {
         assert.strictEqual(reports.length, 100 - logged)
         const alone = yield* Sft.train(yield* learner, examples, { batchSize: 4 })
         assert.deepStrictEqual(reports, alone.slice(logged))
-      }).pipe(Effect.scoped, Effect.provide(device), Effect.provide(quiet))
+      }).pipe(Effect.scoped, Effect.provide(Layer.merge(device, quiet)))
     )
   )
 
@@ -137,7 +137,7 @@ describe("a run that is interrupted", () => {
         assert.strictEqual(other._tag, "CheckpointError")
         const again = yield* Effect.flip(Sft.train(yield* learner, Tiny.examples(16, 3), { batchSize: 4, directory }))
         assert.strictEqual(again._tag, "RunLogError")
-      }).pipe(Effect.scoped, Effect.provide(device), Effect.provide(quiet))
+      }).pipe(Effect.scoped, Effect.provide(Layer.merge(device, quiet)))
     )
   )
 })

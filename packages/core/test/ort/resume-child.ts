@@ -1,5 +1,5 @@
 // A training run of 60 steps that a test kills and starts again: node resume-child.ts DIRECTORY
-import { Effect } from "effect"
+import { Effect, Layer } from "effect"
 import * as Optimizer from "../../src/onnx/Optimizer.ts"
 import * as Device from "../../src/ort/Device.ts"
 import * as OrtLearner from "../../src/ort/OrtLearner.ts"
@@ -28,8 +28,7 @@ const program = Effect.gen(function* () {
   })
 }).pipe(
   Effect.scoped,
-  Effect.provide(Device.layer({ provider: "cpu", threads: 2 })),
-  Effect.provide(Progress.layer({ mode: "quiet" }))
+  Effect.provide(Layer.merge(Device.layer({ provider: "cpu", threads: 2 }), Progress.layer({ mode: "quiet" })))
 )
 
 await Effect.runPromise(program)
