@@ -170,12 +170,13 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
       )
       return [Op.Mul(g, dy, Op.Add(g, cdf, Op.Mul(g, x, pdf)))]
     }
-    const c = Math.sqrt(2 / Math.PI)
-    const slope = Op.Add(g, Graph.scalar(g, c), Op.Mul(g, x2, Graph.scalar(g, 3 * c * 0.044715)))
-    const u = Op.Mul(g, x, Op.Add(g, Graph.scalar(g, c), Op.Mul(g, x2, Graph.scalar(g, c * 0.044715))))
-    const t = Op.Tanh(g, u)
-    const bend = Op.Mul(g, Op.Mul(g, x, slope), Op.Sub(g, one, Op.Mul(g, t, t)))
-    return [Op.Mul(g, Op.Mul(g, dy, half), Op.Add(g, Op.Add(g, one, t), bend))]
+    // With s = σ(2u) the output is y = x s, and dx = dy (s + y (1 - s) 2u'): four passes fewer than by tanh.
+    const c = 2 * Math.sqrt(2 / Math.PI)
+    const polynomial = (first: number, third: number) =>
+      Op.Add(g, Op.Mul(g, x2, Graph.scalar(g, third)), Graph.scalar(g, first))
+    const sigmoid = Op.Sigmoid(g, Op.Mul(g, x, polynomial(c, c * 0.044715)))
+    const bend = Op.Mul(g, node.outputs[0]!, polynomial(c, 3 * c * 0.044715))
+    return [Op.Mul(g, dy, Op.Add(g, sigmoid, Op.Sub(g, bend, Op.Mul(g, bend, sigmoid))))]
   },
   // y = clip(x, low, high)        dx = dy where low <= x <= high
   Clip: (g, { inputs: [x, low, high] }, dy) => {

@@ -131,27 +131,23 @@ const mostPieces = 64
  */
 export const update = (g: Graph.Graph, optimizer: AdamW, slot: Slot, gradient: Value, scalars: UpdateScalars): Slot => {
   const { shape } = slot.weight
+  const [rows] = shape
   const total = shape.every((dim) => typeof dim === "number") ? shape.reduce((a, b) => a * b, 1) : 0
-  if (total < 2 * pieceSize) return updateWhole(g, optimizer, slot, gradient, scalars)
+  if (typeof rows !== "number" || total < 2 * pieceSize) return updateWhole(g, optimizer, slot, gradient, scalars)
 
-  const length = Math.max(pieceSize, Math.ceil(total / mostPieces))
-  const flat = (x: Value) => Op.Reshape(g, x, [total])
-  const [weight, first, second, dy] = [flat(slot.weight), flat(slot.first), flat(slot.second), flat(gradient)]
-  const pieces = Array.from({ length: Math.ceil(total / length) }, (_, i) => {
-    const [from, to] = [i * length, Math.min(total, (i + 1) * length)]
+  // Whole rows, so that the pieces are joined in the parameter's own shape: a reshape at the end would be a copy.
+  const height = Math.ceil(Math.max(pieceSize, total / mostPieces) / (total / rows))
+  const pieces = Array.from({ length: Math.ceil(rows / height) }, (_, i) => {
+    const [from, to] = [i * height, Math.min(rows, (i + 1) * height)]
     const cut = (x: Value) => Op.Slice(g, x, Graph.ints(g, [from]), Graph.ints(g, [to]), 0, to - from)
-    const own = { weight: cut(weight), first: cut(first), second: cut(second) }
-    return updateWhole(g, optimizer, own, cut(dy), scalars)
+    const own = { weight: cut(slot.weight), first: cut(slot.first), second: cut(slot.second) }
+    return updateWhole(g, optimizer, own, cut(gradient), scalars)
   })
   const joined = (part: keyof Slot) =>
-    Op.Reshape(
+    Op.Concat(
       g,
-      Op.Concat(
-        g,
-        pieces.map((piece) => piece[part]),
-        0
-      ),
-      shape
+      pieces.map((piece) => piece[part]),
+      0
     )
   return { weight: joined("weight"), first: joined("first"), second: joined("second") }
 }
