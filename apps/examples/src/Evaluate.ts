@@ -84,6 +84,27 @@ const judgements = Effect.fn("Evaluate.judgements")(function* (policy: Policy.Po
 })
 
 /**
+ * Gold scores of a policy's summaries of tickets: of the most likely ones, and of ones drawn at temperature 1.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const goldScores = Effect.fn("Evaluate.goldScores")(function* (
+  system: string,
+  policy: Policy.PolicyShape,
+  tickets: ReadonlyArray<Ticket.Ticket>,
+  seed: number
+) {
+  const greedy = yield* summaries(policy, tickets, { temperature: 0, seed })
+  const sampled = yield* summaries(policy, tickets, { temperature: 1, seed })
+  const scores = (scored: ReadonlyArray<Scored>) => scored.map(({ score }) => score)
+  return [
+    Report.mean(system, "gold score, greedy", "of 4", scores(greedy)),
+    Report.mean(system, "gold score, sampled", "of 4", scores(sampled))
+  ]
+})
+
+/**
  * Everything that the base model is meant to do, on `n` held-out tickets: gold scores of greedy and of sampled summaries,
  * how often a critique is followed, how often a judgement is right (chance is one half).
  *
@@ -98,21 +119,8 @@ export const desk = Effect.fn("Evaluate.desk")(function* (
 ) {
   const tickets = Ticket.generate({ seed, split: "test", n })
   const dice = Dice.make(seed + 1)
-  const greedy = yield* summaries(policy, tickets, { temperature: 0, seed })
-  const sampled = yield* summaries(policy, tickets, { temperature: 1, seed })
   return [
-    Report.mean(
-      system,
-      "gold score, greedy",
-      "of 4",
-      greedy.map(({ score }) => score)
-    ),
-    Report.mean(
-      system,
-      "gold score, sampled",
-      "of 4",
-      sampled.map(({ score }) => score)
-    ),
+    ...(yield* goldScores(system, policy, tickets, seed)),
     Report.rate(system, "critique followed", yield* refinements(policy, tickets, dice), n),
     Report.rate(system, "judgement right", yield* judgements(policy, dice, n), n)
   ]

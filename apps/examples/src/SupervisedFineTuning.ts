@@ -198,23 +198,7 @@ export const command = Command.make(
         const nll = yield* Evaluate.heldOut(policy, material.heldOut)
         const measured = [Report.mean(system, "held-out loss", "nats/token", nll)]
         if (material.tickets.length === 0) return measured
-        const greedy = yield* Evaluate.summaries(policy, material.tickets, { temperature: 0, seed: chosen.seed })
-        const sampled = yield* Evaluate.summaries(policy, material.tickets, { temperature: 1, seed: chosen.seed })
-        return [
-          ...measured,
-          Report.mean(
-            system,
-            "gold score, greedy",
-            "of 4",
-            greedy.map(({ score }) => score)
-          ),
-          Report.mean(
-            system,
-            "gold score, sampled",
-            "of 4",
-            sampled.map(({ score }) => score)
-          )
-        ]
+        return [...measured, ...(yield* Evaluate.goldScores(system, policy, material.tickets, chosen.seed))]
       })
       const show = policy.sample(prompts, { maxNewTokens: chosen.maxNewTokens, temperature: 0.8, seed: chosen.seed })
 
