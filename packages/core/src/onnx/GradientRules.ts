@@ -386,13 +386,16 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
   Loop: () => {
     throw new NotDifferentiable()
   },
+  Scan: () => {
+    throw new NotDifferentiable()
+  },
   If: () => {
     throw new NotDifferentiable()
   }
 }
 
 /**
- * Thrown by the rows of `Loop` and `If`, and where a gradient arrives at an output that the row does not differentiate;
+ * Thrown by the rows of `Loop`, `Scan` and `If`, and where a gradient arrives at an output that the row does not differentiate;
  * the walk turns it into `MissingGradientRule`.
  *
  * @category errors

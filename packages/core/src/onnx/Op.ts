@@ -69,6 +69,7 @@ export type OpName =
   | "Relu"
   | "Reshape"
   | "RotaryEmbedding"
+  | "Scan"
   | "ScatterElements"
   | "Shape"
   | "Sigmoid"
@@ -464,6 +465,19 @@ export const Loop = (
     { body: { graph: body } }
   )
 }
+
+/**
+ * Runs `body` on each slice along the first axis of `inputs`; the results are its outputs stacked along a new first axis.
+ * Slices are views: nothing is copied in or out.
+ */
+export const Scan = (g: G, inputs: ReadonlyArray<Value>, body: Graph.Graph): ReadonlyArray<Value> =>
+  Graph.append(
+    g,
+    "Scan",
+    inputs,
+    body.outputs.map(({ dtype, shape }) => ({ dtype, shape: [inputs[0]!.shape[0]!, ...shape] })),
+    { body: { graph: body }, num_scan_inputs: { int: inputs.length } }
+  )
 
 // ---- com.microsoft
 

@@ -121,38 +121,57 @@ export interface UpdateScalars {
 
 // Each operator is a pass over memory; over a piece of this many numbers, all of them stay in the caches.
 const pieceSize = 1 << 18
-const mostPieces = 64
 
 /**
- * One AdamW update of one parameter. A large parameter is updated piece by piece, with the same result.
+ * Shape `[pieces, n]` in which a large parameter is best carried on a CPU, for {@link updatePieces}; its own shape where it
+ * is small, or cannot be cut evenly.
+ *
+ * @category math
+ * @since 0.1.0
+ */
+export const pieces = (shape: ReadonlyArray<number>): ReadonlyArray<number> => {
+  const total = shape.reduce((a, b) => a * b, 1)
+  if (total < 2 * pieceSize) return shape
+  const fewest = Math.ceil(total / pieceSize)
+  const counts = Array.from({ length: 3 * fewest + 1 }, (_, i) => fewest + i)
+  const count = counts.find((count) => total % count === 0)
+  return count === undefined ? shape : [count, total / count]
+}
+
+/**
+ * {@link update} of a parameter, state and gradient of shape `[pieces, n]`, one piece after the other.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const update = (g: Graph.Graph, optimizer: AdamW, slot: Slot, gradient: Value, scalars: UpdateScalars): Slot => {
-  const { shape } = slot.weight
-  const [rows] = shape
-  const total = shape.every((dim) => typeof dim === "number") ? shape.reduce((a, b) => a * b, 1) : 0
-  if (typeof rows !== "number" || total < 2 * pieceSize) return updateWhole(g, optimizer, slot, gradient, scalars)
-
-  // Whole rows, so that the pieces are joined in the parameter's own shape: a reshape at the end would be a copy.
-  const height = Math.ceil(Math.max(pieceSize, total / mostPieces) / (total / rows))
-  const pieces = Array.from({ length: Math.ceil(rows / height) }, (_, i) => {
-    const [from, to] = [i * height, Math.min(rows, (i + 1) * height)]
-    const cut = (x: Value) => Op.Slice(g, x, Graph.ints(g, [from]), Graph.ints(g, [to]), 0, to - from)
-    const own = { weight: cut(slot.weight), first: cut(slot.first), second: cut(slot.second) }
-    return updateWhole(g, optimizer, own, cut(gradient), scalars)
-  })
-  const joined = (part: keyof Slot) =>
-    Op.Concat(
-      g,
-      pieces.map((piece) => piece[part]),
-      0
-    )
-  return { weight: joined("weight"), first: joined("first"), second: joined("second") }
+export const updatePieces = (
+  g: Graph.Graph,
+  optimizer: AdamW,
+  slot: Slot,
+  gradient: Value,
+  scalars: UpdateScalars
+): Slot => {
+  const body = Graph.make(`${g.name}.${slot.weight.name}`, g)
+  const piece = (part: string, { shape }: Value) => Graph.input(body, `${body.name}/${part}`, "float32", shape.slice(1))
+  const own = {
+    weight: piece("weight", slot.weight),
+    first: piece("first", slot.first),
+    second: piece("second", slot.second)
+  }
+  const next = update(body, optimizer, own, piece("gradient", gradient), scalars)
+  // Under their own names: an output of another name is a copy where the body reads the value too.
+  for (const value of [next.weight, next.first, next.second]) Graph.output(body, value.name, value)
+  const [weight, first, second] = Op.Scan(g, [slot.weight, slot.first, slot.second, gradient], body)
+  return { weight: weight!, first: first!, second: second! }
 }
 
-const updateWhole = (
+/**
+ * One AdamW update of one parameter.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const update = (
   g: Graph.Graph,
   { beta1, beta2 }: AdamW,
   { first, second, weight }: Slot,

@@ -215,7 +215,16 @@ const optimize = (
   const nextSlots = state.slots.map((slot, i) => {
     const decays = optimizer.weightDecay !== 0 && parameters[i]!.decays
     const scalars = { keep: decays ? keep! : null, stepSize: stepSize!, epsilon: epsilon!, clip: factor }
-    return Optimizer.update(updated, optimizer, slot, gradients[i]!, scalars)
+    const gradient = gradients[i]!
+    return String(slot.weight.shape) === String(gradient.shape)
+      ? Optimizer.update(updated, optimizer, slot, gradient, scalars)
+      : Optimizer.updatePieces(
+          updated,
+          optimizer,
+          slot,
+          shaped(updated, gradient, slot.weight.shape as ReadonlyArray<number>),
+          scalars
+        )
   })
   const nextEma = state.ema.map((average, i) => {
     const decay = step.ema!
@@ -226,7 +235,8 @@ const optimize = (
     )
   })
   const results = flat({ slots: nextSlots, ema: nextEma })
-  for (const [i, value] of results.entries()) Graph.output(updated, `${updated.name}/out:${i}`, value)
+  // Under their own names: an output of another name is a copy where the graph reads the value too.
+  for (const value of results) Graph.output(updated, value.name, value)
 
   const unchanged = Graph.make(`${g.name}.keep`, g)
   for (const [i, value] of flat(state).entries()) {
@@ -241,23 +251,30 @@ const optimize = (
   return { state: Op.If(g, finite, Graph.prune(updated), unchanged, results), row, finite }
 }
 
-const declareState = (g: Graph.Graph, step: TrainStep, prefix: string): State => {
-  const declare = (name: string, shape: ReadonlyArray<number>) => Graph.input(g, `${prefix}${name}`, "float32", shape)
+// Shape in which the state of a parameter of the given shape is carried.
+type Carried = (shape: ReadonlyArray<number>) => ReadonlyArray<number>
+
+const whole: Carried = (shape) => shape
+
+const declareState = (g: Graph.Graph, step: TrainStep, prefix: string, carried: Carried): State => {
   const slots: Array<Optimizer.Slot> = []
   const ema: Array<Value> = []
   for (const { name, shape } of trainableOf(step)) {
-    slots.push({
-      weight: declare(name, shape),
-      first: declare(`first:${name}`, shape),
-      second: declare(`second:${name}`, shape)
-    })
-    if (step.ema !== undefined) ema.push(declare(`ema:${name}`, shape))
+    const declare = (key: string) => Graph.input(g, `${prefix}${key}`, "float32", carried(shape))
+    slots.push({ weight: declare(name), first: declare(`first:${name}`), second: declare(`second:${name}`) })
+    if (step.ema !== undefined) ema.push(declare(`ema:${name}`))
   }
   return { slots, ema }
 }
 
-const lookUp = (step: TrainStep, state: State, frozen: (name: string) => Value) => {
-  const trained = new Map(trainableOf(step).map(({ name }, i) => [name, state.slots[i]!.weight]))
+// A view of the same numbers in another shape.
+const shaped = (g: Graph.Graph, x: Value, shape: ReadonlyArray<number>): Value =>
+  String(x.shape) === String(shape) ? x : Op.Reshape(g, x, shape)
+
+const lookUp = (g: Graph.Graph, step: TrainStep, state: State, frozen: (name: string) => Value) => {
+  const trained = new Map(
+    trainableOf(step).map(({ name, shape }, i) => [name, shaped(g, state.slots[i]!.weight, shape)])
+  )
   return (name: string): Value => trained.get(name) ?? frozen(name)
 }
 
@@ -317,7 +334,7 @@ const repeat = (
   }
   declareInputs(top)
   const coefficients = Graph.input(top, "coefficients", "float32", ["K", 3])
-  const initial = declareState(top, step, "")
+  const initial = declareState(top, step, "", whole)
   for (const { name, shape, trainable } of step.parameters) {
     if (!trainable) Graph.input(top, name, "float32", shape)
   }
@@ -325,8 +342,8 @@ const repeat = (
   const body = Graph.make(`${step.name}.step`, top)
   const iteration = Graph.input(body, `${body.name}/iteration`, "int64", [])
   Graph.input(body, `${body.name}/condition`, "bool", [])
-  const state = declareState(body, step, `${body.name}/`)
-  const weights = lookUp(step, state, (name) => Graph.value(top, name))
+  const state = declareState(body, step, `${body.name}/`, Optimizer.pieces)
+  const weights = lookUp(body, step, state, (name) => Graph.value(top, name))
   const sums = sumsOf(body, weights, iteration)
   if (Result.isFailure(sums)) return Result.fail(sums.failure)
   const {
@@ -335,11 +352,21 @@ const repeat = (
     state: results
   } = optimize(body, step, state, sums.success, Op.Gather(body, coefficients, iteration))
   Graph.output(body, `${body.name}/go`, Op.Identity(body, finite))
-  for (const [i, value] of results.entries()) Graph.output(body, `${body.name}/out:${i}`, value)
+  for (const value of results) Graph.output(body, value.name, value)
   Graph.output(body, `${body.name}/metrics`, row)
 
-  const outputs = Op.Loop(top, trips, flat(initial), Graph.prune(body), { scans: "k" })
-  for (const [i, name] of stateNames(step).entries()) Graph.output(top, next(name), outputs[i]!)
+  const carried = flat(state)
+  const starts = flat(initial)
+  const outputs = Op.Loop(
+    top,
+    trips,
+    starts.map((x, i) => shaped(top, x, carried[i]!.shape as ReadonlyArray<number>)),
+    Graph.prune(body),
+    { scans: "k" }
+  )
+  for (const [i, name] of stateNames(step).entries()) {
+    Graph.output(top, next(name), shaped(top, outputs[i]!, starts[i]!.shape as ReadonlyArray<number>))
+  }
   Graph.output(top, "metrics", outputs.at(-1)!)
   return Result.succeed(Graph.prune(top))
 }
@@ -355,11 +382,11 @@ export const single = (step: TrainStep): Result.Result<Graph.Graph, Gradient.Mis
   const g = Graph.make(step.name)
   for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
   const coefficients = Graph.input(g, "coefficients", "float32", [3])
-  const state = declareState(g, step, "")
+  const state = declareState(g, step, "", whole)
   for (const { name, shape, trainable } of step.parameters) {
     if (!trainable) Graph.input(g, name, "float32", shape)
   }
-  const weights = lookUp(step, state, (name) => Graph.value(g, name))
+  const weights = lookUp(g, step, state, (name) => Graph.value(g, name))
   const sums = microBatch(g, step, weights, (name) => Graph.value(g, name))
   if (Result.isFailure(sums)) return Result.fail(sums.failure)
   const { row, state: results } = optimize(g, step, state, sums.success, coefficients)

@@ -286,6 +286,15 @@ describe("MissingGradientRule", () => {
     assert.strictEqual(refusal(g, Op.sumAll(g, y), [x])?.op, "If")
   })
 
+  it("is reported for a Scan over a parameter", () => {
+    const g = Graph.make("g")
+    const x = input(g, "x", "B", 2)
+    const body = Graph.make("body", g)
+    const row = Graph.input(body, "row", "float32", [2])
+    Graph.output(body, "out", Op.Mul(body, row, row))
+    assert.strictEqual(refusal(g, Op.sumAll(g, Op.Scan(g, [x], body)[0]!), [x])?.op, "Scan")
+  })
+
   it("is not reported for Loop and If that no parameter reaches", () => {
     const g = Graph.make("g")
     const [x, other] = [input(g, "x", "B"), input(g, "other", "B")]

@@ -248,6 +248,34 @@ describe("control flow", () => {
     })
   )
 
+  it.effect("scans the rows of several tensors at once, and stacks what the body makes of them", () =>
+    Effect.gen(function* () {
+      const g = Graph.make("g")
+      const [x, y] = [input(g, "x", "R", 2), input(g, "y", "R", 2)]
+      input(g, "step")
+      const body = Graph.make("body", g)
+      const [a, b] = [Graph.input(body, "a", "float32", [2]), Graph.input(body, "b", "float32", [2])]
+      const sum = Op.Add(body, a, b)
+      Graph.output(body, sum.name, sum)
+      Graph.output(body, "shifted", Op.Add(body, sum, Graph.value(g, "step")))
+      const [sums, shifted] = Op.Scan(g, [x, y], body)
+      assert.deepStrictEqual(
+        [sums!.shape, shifted!.shape],
+        [
+          ["R", 2],
+          ["R", 2]
+        ]
+      )
+      Graph.output(g, "sums", sums!)
+      Graph.output(g, "shifted out", shifted!)
+      const rows = (...data: Array<number>) => Tensor.float32(data, [3, 2])
+      const feeds = { x: rows(1, 2, 3, 4, 5, 6), y: rows(10, 20, 30, 40, 50, 60), step: Tensor.scalar(0.5) }
+      const found = yield* Run.once(g, feeds)
+      assert.deepStrictEqual(Run.numbers(found.sums), [11, 22, 33, 44, 55, 66])
+      assert.deepStrictEqual(Run.numbers(found["shifted out"]), [11.5, 22.5, 33.5, 44.5, 55.5, 66.5])
+    })
+  )
+
   it.effect("does not enter a loop whose condition is false", () =>
     Effect.gen(function* () {
       const g = Graph.make("g")

@@ -184,6 +184,51 @@ it.effect("cut into runs of any number of steps, gives the same bits", () =>
   )
 )
 
+it.effect("takes the same steps with a parameter that it carries in pieces as a run for each step", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const shape = [768, 1024]
+      const step: TrainLoop.TrainStep = {
+        name: "large",
+        parameters: [{ name: "weight", shape, trainable: true, decays: true }],
+        sizes: [],
+        batch: [{ name: "target", dtype: "float32", shape: [1024] }],
+        metrics: [],
+        ema: 0.9,
+        optimizer: Optimizer.adamW({ learningRate: 0.05, weightDecay: 0.1, maxGradNorm: 1 }),
+        forward: (g, weights, batch) => {
+          const error = Op.Sub(g, weights("weight"), batch("target"))
+          return { loss: Op.sumAll(g, Op.Mul(g, error, error)), metrics: {} }
+        }
+      }
+      const random = Run.seeded(5)
+      const numbers = (length: number) => Array.from({ length }, () => random.uniform(-1, 1))
+      const weight = Tensor.float32(numbers(768 * 1024), shape)
+      const start: Run.Tensors = {
+        weight,
+        "ema:weight": weight,
+        "first:weight": Tensor.zeros(shape),
+        "second:weight": Tensor.zeros(shape)
+      }
+      const targets = numbers(3 * 1024)
+      const given = { target: Tensor.float32(targets, [3, 1024]) }
+      const together = yield* runLoop(yield* open(TrainLoop.loop(step)), step, start, given, 0, 3)
+
+      const { run } = yield* open(TrainLoop.single(step))
+      let state = start
+      for (let i = 0; i < 3; i++) {
+        const target = Tensor.float32(targets.slice(i * 1024, (i + 1) * 1024))
+        const outputs = yield* run({ ...state, target, coefficients: Tensor.float32(coefficients(step, i, i + 1)) })
+        state = after(step, outputs)
+      }
+      for (const name of TrainLoop.stateNames(step)) {
+        assert.deepStrictEqual(together.state[name]!.shape, shape)
+        assert.deepStrictEqual(together.state[name]!.data, state[name]!.data, name)
+      }
+    })
+  )
+)
+
 describe("a step that is not finite", () => {
   const poison = (given: Record<string, Tensor.Tensor>, step: number, value: number) => {
     const data = Float32Array.from(given["gradient:table"]!.data as Float32Array)
