@@ -80,8 +80,10 @@ export interface RunOptions {
  *
  * **Gotchas**
  *
- * A native run cannot be stopped. Interrupting the fiber returns at once: a run that has not started is dropped, one that
- * has started ends unobserved and its outputs, resident ones included, are discarded.
+ * A native run cannot be stopped. Interrupting the fiber returns at once, in uninterruptible regions too: a run that has
+ * not started is dropped, one that has started ends unobserved and its outputs, resident ones included, are discarded.
+ * Whoever keeps outputs calls `run` in an uninterruptible region together with what takes the handles: an interruption
+ * that comes with the answer then waits until they have an owner.
  *
  * @category models
  * @since 0.1.0
@@ -273,7 +275,7 @@ const ask = <Op extends Request["op"]>(
   Effect.suspend(() => {
     let interrupted = false
     let answered: Results[Op] | undefined
-    return Effect.callback<Results[Op], OrtError>((resume) => {
+    const answer = Effect.callback<Results[Op], OrtError>((resume) => {
       const transfer: Array<ArrayBuffer> = []
       const id = post(client, prepare(transfer), transfer, (reply) => {
         if ("broken" in reply) {
@@ -293,8 +295,10 @@ const ask = <Op extends Request["op"]>(
       return Effect.sync(() => {
         if (client.pending.has(id)) client.link.post({ cancel: id }, [])
       })
-    }).pipe(
-      Effect.onInterrupt(() =>
+    })
+    // Nothing can come between the answer and the end of this region: it is either returned or discarded.
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.onInterrupt(restore(answer), () =>
         Effect.sync(() => {
           interrupted = true
           if (answered !== undefined) discard(answered)
@@ -363,19 +367,17 @@ const makeDevice = (client: Client, provider: Provider, threads: number, reason:
         },
         () => releaseIds(Object.values(ids))
       )
-      // Consumed handles are given up only when the result is surely delivered.
-      const result = yield* Effect.uninterruptibleMask((restore) =>
-        Effect.tap(restore(execute), () =>
-          Effect.sync(() => releaseIds(Array.from(options.release ?? [], ({ id }) => id)))
-        )
-      )
-      const tensors: Record<string, Tensor.Tensor> = {}
-      for (const [name, wire] of Object.entries(result.tensors)) tensors[name] = fromWire(wire)
-      const kept: Record<string, DeviceTensor> = {}
-      for (const [name, known] of Object.entries(result.kept)) {
-        kept[name] = { _tag: "DeviceTensor", id: ids[name]!, ...known }
+      const delivered = ({ kept, tensors }: Results["run"]): Outputs => {
+        // Consumed handles are given up only when the result is surely delivered.
+        releaseIds(Array.from(options.release ?? [], ({ id }) => id))
+        return {
+          tensors: Object.fromEntries(Object.entries(tensors).map(([name, wire]) => [name, fromWire(wire)])),
+          kept: Object.fromEntries(
+            Object.entries(kept).map(([name, known]) => [name, { _tag: "DeviceTensor", id: ids[name]!, ...known }])
+          )
+        }
       }
-      return { tensors, kept }
+      return yield* Effect.uninterruptible(Effect.map(Effect.interruptible(execute), delivered))
     })
   }
 
@@ -618,12 +620,7 @@ const connectInProcess = (settings: Settings) =>
   ).pipe(Effect.map(({ client }) => client))
 
 const layerWith =
-  (
-    connect: (settings: {
-      readonly provider: Provider
-      readonly threads: number
-    }) => Effect.Effect<Client, OrtError, Scope.Scope>
-  ) =>
+  (connect: (settings: Settings) => Effect.Effect<Client, OrtError, Scope.Scope>) =>
   (options: Options = {}): Layer.Layer<Device, OrtError | ProviderUnavailable> =>
     Layer.effect(
       Device,

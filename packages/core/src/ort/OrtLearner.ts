@@ -391,9 +391,10 @@ export const make: <F extends Fields, M extends string>(
       for (const name of Object.keys(feeds)) if (!known.has(name)) delete feeds[name]
 
       const names = TrainLoop.metricNames(step)
-      const rows = yield* Effect.uninterruptibleMask((restore) =>
+      // The wait for the run can be interrupted all the same.
+      const rows = yield* Effect.uninterruptible(
         Effect.gen(function* () {
-          const outputs = yield* restore(session.run(feeds)).pipe(Effect.mapError(fail))
+          const outputs = yield* Effect.mapError(session.run(feeds), fail)
           const after = (name: string) => Device.kept(outputs, TrainLoop.next(name))
           yield* policy.replaceParameters(new Map([...trained].map((name) => [name, after(name)])))
           yield* replaceMoments(new Map([...held.keys()].map((name) => [name, after(name)])))

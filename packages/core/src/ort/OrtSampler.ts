@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, Fiber, Option, Schema, Scope, Semaphore, Stream } from "effect"
+import { Duration, Effect, Option, Schema, Scope, Semaphore, Stream } from "effect"
 import * as Completion from "../Completion.ts"
 import * as NextToken from "../NextToken.ts"
 import * as DecodeLoop from "../nn/DecodeLoop.ts"
@@ -357,25 +357,14 @@ export const make = Effect.fn("OrtSampler.make")(function* (
         }
       )
     )
-    const [duration, outputs] = yield* Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Effect.forkDetach(Effect.timed(execute), { startImmediately: true }), (running) =>
-        restore(Fiber.join(running)).pipe(
-          // The run ends anyway. Its own fiber sees that, so that the cache it leaves cannot slip between two hands.
-          Effect.onInterrupt(() =>
-            Effect.forkDetach(
-              Effect.flatMap(Fiber.join(running), ([, { kept }]) => device.release(Object.values(kept))).pipe(
-                Effect.ignore
-              )
-            )
-          ),
-          Effect.tap(([, { kept }]) =>
-            Effect.sync(() => {
-              batch.cache = Object.fromEntries(
-                Object.entries(kept).map(([name, value]) => [name.slice("next:".length), value])
-              )
-            })
+    // The wait for the run can be interrupted all the same; the cache cannot slip between two hands.
+    const [duration, outputs] = yield* Effect.uninterruptible(
+      Effect.tap(Effect.timed(execute), ([, { kept }]) =>
+        Effect.sync(() => {
+          batch.cache = Object.fromEntries(
+            Object.entries(kept).map(([name, value]) => [name.slice("next:".length), value])
           )
-        )
+        })
       )
     ).pipe(Effect.mapError((error) => failure(error.message, error)))
     pace.set(rows.length, Duration.toSeconds(duration) / steps)

@@ -371,6 +371,50 @@ describe("the worker", () => {
     }).pipe(Effect.scoped, Effect.provide(places["on a worker"]))
   )
 
+  it.live("is interrupted while it runs in an uninterruptible region too", () =>
+    Effect.gen(function* () {
+      const device = yield* Device.Device
+      const session = yield* device.compile(slowModel(), { name: "slow", keep: ["y.final"] })
+      let delivered = false
+      const owner = Effect.map(session.run({ x: eye(), trips: trips(1000) }), () => {
+        delivered = true
+      })
+      const running = yield* Effect.forkChild(Effect.uninterruptible(owner), { startImmediately: true })
+      yield* Effect.sleep(20)
+      yield* Fiber.interrupt(running)
+      assert.isFalse(delivered)
+      assert.strictEqual((yield* device.stats).tensors, 0)
+    }).pipe(Effect.scoped, Effect.provide(places["on a worker"]))
+  )
+
+  it.live("loses no output to an interruption, whatever the moment: it has an owner or is gone", () =>
+    Effect.gen(function* () {
+      const device = yield* Device.Device
+      const session = yield* device.compile(accumulator(), { name: "accumulator", keep: ["next"] })
+      const feeds = { state: Tensor.float32([1, 2]), step: Tensor.float32([3, 4]) }
+      const owned: Array<Device.DeviceTensor> = []
+      const turns = (count: number) =>
+        Effect.promise(async () => {
+          for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve))
+        })
+      const owner = Effect.uninterruptible(
+        // Other fibers get their turn between the answer and its owner.
+        Effect.flatMap(session.run(feeds), (outputs) =>
+          Effect.map(turns(3), () => owned.push(Device.kept(outputs, "next")))
+        )
+      )
+      for (let i = 0; i < 120; i++) {
+        const running = yield* Effect.forkChild(Effect.asVoid(owner), { startImmediately: true })
+        yield* turns(i % 40)
+        yield* Fiber.interrupt(running)
+      }
+      const { tensors } = yield* device.stats
+      assert.strictEqual(tensors, owned.length)
+      assert.isAbove(owned.length, 0, "no run was quick enough to be interrupted late")
+      assert.isBelow(owned.length, 120, "no run was interrupted")
+    }).pipe(Effect.scoped, Effect.provide(places["in process"]))
+  )
+
   it.live("fails what is pending, and all that follows, when it dies", () =>
     Effect.gen(function* () {
       const workers = yield* captureWorker
