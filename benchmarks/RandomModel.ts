@@ -1,12 +1,12 @@
 /**
  * A GPT-2 of any size with random weights, without a tokenizer, and sequences of random tokens that fill its context.
  */
-import { type Learner, Prompt, Sft, type Tokenizer } from "@attune/core"
+import { type Learner, Sft, Tokenizer } from "@attune/core"
 import type { Pretrained } from "@attune/core/hub"
 import { Gpt2, Initial } from "@attune/core/nn"
 import { Optimizer } from "@attune/core/onnx"
 import { type Device, OrtLearner, OrtPolicy } from "@attune/core/ort"
-import { Effect, Result, Schema, type Scope } from "effect"
+import { Effect, Schema, type Scope } from "effect"
 import { number } from "./Bench.ts"
 
 /** Sizes of the model and of a batch. */
@@ -39,21 +39,6 @@ export const sizes = (flags: ReadonlyMap<string, string>, defaults: Sizes): Size
   layers: number(flags, "layers", defaults.layers)
 })
 
-const noTokenizer = (vocabSize: number): Tokenizer.Tokenizer => ({
-  vocabSize,
-  bosId: undefined,
-  eosId: undefined,
-  padId: undefined,
-  unkId: undefined,
-  specialIds: new Set(),
-  files: new Map(),
-  encode: () => new Int32Array(),
-  decode: () => "",
-  token: () => undefined,
-  applyChatTemplate: () => Result.succeed(""),
-  prompt: () => Result.succeed(Prompt.make("", []))
-})
-
 /** The model. */
 export const make = ({ heads, layers, length, vocab, width }: Sizes): Pretrained.Pretrained => {
   const config = {
@@ -69,7 +54,7 @@ export const make = ({ heads, layers, length, vocab, width }: Sizes): Pretrained
     name: `gpt2 ${layers}x${width}, vocabulary ${vocab}`,
     config,
     decoder,
-    tokenizer: noTokenizer(vocab),
+    tokenizer: Tokenizer.numeric(vocab),
     weights: Initial.weights(decoder, 1)
   }
 }

@@ -8,7 +8,7 @@
  */
 import { readFile } from "node:fs/promises"
 import { basename, join } from "node:path"
-import { Prompt, Sft, Tensor, type Tokenizer } from "@attune/core"
+import { Prompt, Sft, Tensor, Tokenizer } from "@attune/core"
 import { Config, Pretrained, Safetensors } from "@attune/core/hub"
 import { Attention, type Decoder, Heads } from "@attune/core/nn"
 import { Gradient, Graph, Model, Op, Optimizer } from "@attune/core/onnx"
@@ -299,22 +299,6 @@ const continuesGreedily = Effect.fnUntraced(function* (
 
 // ---- reports
 
-/** Token ids are all that is compared, so a checkpoint needs no tokenizer. */
-const noTokenizer = (vocabSize: number): Tokenizer.Tokenizer => ({
-  vocabSize,
-  bosId: undefined,
-  eosId: undefined,
-  padId: undefined,
-  unkId: undefined,
-  specialIds: new Set(),
-  files: new Map(),
-  encode: () => new Int32Array(),
-  decode: () => "",
-  token: () => undefined,
-  applyChatTemplate: () => Result.succeed(""),
-  prompt: () => Result.succeed(Prompt.make("", []))
-})
-
 const isEncoderDecoder = Effect.fnUntraced(function* (directory: string) {
   const path = join(directory, "config.json")
   const config = yield* Effect.fromResult(Config.parse(yield* readText(path), path))
@@ -323,7 +307,7 @@ const isEncoderDecoder = Effect.fnUntraced(function* (directory: string) {
 
 const openPolicy = Effect.fnUntraced(function* (directory: string) {
   const weights = yield* Pretrained.loadWeights(directory)
-  return yield* OrtPolicy.make({ ...weights, tokenizer: noTokenizer(weights.decoder.vocabSize) })
+  return yield* OrtPolicy.make({ ...weights, tokenizer: Tokenizer.numeric(weights.decoder.vocabSize) })
 })
 
 const compareTensors = Effect.fnUntraced(function* (directory: string) {

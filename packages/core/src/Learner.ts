@@ -13,7 +13,7 @@ import type { Tensor } from "./Tensor.ts"
 /**
  * Reports that an update was refused or failed. `reason` says which: an `input` that cannot be learned from (the message
  * names step and example), a loss or gradient that was not `finite` (parameters are those before that step), or the
- * `runtime`.
+ * `runtime`. `completed`: what the steps of the same call reported that were taken before.
  *
  * @category errors
  * @since 0.1.0
@@ -22,6 +22,7 @@ export class LearnerError extends Schema.TaggedError<LearnerError>()("LearnerErr
   reason: Schema.Literals(["input", "finite", "runtime"]),
   step: Schema.Int,
   message: Schema.String,
+  completed: Schema.optionalKey(Schema.Array(Schema.Record(Schema.String, Schema.Number))),
   cause: Schema.optionalKey(Schema.Defect())
 }) {}
 

@@ -35,7 +35,7 @@ export const SampleOptions = Schema.Struct({
   seed: Schema.Int.pipe(Schema.withDecodingDefaultKey(Effect.succeed(0))),
   /** A seed for each prompt: the same prompt and seed give the same tokens whatever the batch around them. */
   rowSeeds: Schema.optionalKey(Schema.Array(Schema.Int)),
-  /** Ids that end a completion, kept as its last token; default the tokenizer's end-of-sequence id. */
+  /** Ids that end a completion, kept as its last token; default the tokenizer's `stopIds`. */
   stopTokens: Schema.optionalKey(Schema.Array(Schema.Int)),
   /** Texts that end a completion; the completion is cut before them. Default none. */
   stopStrings: Schema.Array(Schema.NonEmptyString).pipe(

@@ -197,7 +197,10 @@ export const train: (
     for (let step = run.step; step < total; ) {
       const until = run.until(step)
       const batches = Array.from({ length: until - step }, (_, i) => batchAt(step + i))
-      const metrics = yield* learner.update(batches)
+      // What a failing call did take is logged before it fails.
+      const metrics = yield* Effect.tapError(learner.update(batches), ({ completed = [] }) =>
+        completed.length === 0 ? Effect.void : run.record(completed)
+      )
       yield* run.record(metrics)
       yield* progress.update(until, { loss: metrics.at(-1)!["loss"]!, lr: metrics.at(-1)!["learning_rate"]! })
       reports.push(...metrics)

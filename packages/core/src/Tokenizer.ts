@@ -38,6 +38,8 @@ export interface Tokenizer {
   readonly vocabSize: number
   readonly bosId: number | undefined
   readonly eosId: number | undefined
+  /** Ids that end an answer: those that `generation_config.json` lists, which chat models do, else `eosId`. */
+  readonly stopIds: ReadonlyArray<number>
   /** The padding id; the end-of-text id where the files name none. Masks never come from it: see `Tokens`. */
   readonly padId: number | undefined
   readonly unkId: number | undefined
@@ -72,7 +74,13 @@ interface Engine {
   readonly get_vocab: () => ReadonlyMap<string, number>
 }
 
-const files = [
+/**
+ * Names of the files that a tokenizer may consist of.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const fileNames: ReadonlyArray<string> = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
@@ -112,6 +120,8 @@ const TokenizerConfig = Schema.Struct({
 const Id = Schema.optionalKey(Schema.NullOr(Schema.Union([Schema.Int, Schema.Array(Schema.Int)])))
 
 const ModelConfig = Schema.Struct({ bos_token_id: Id, eos_token_id: Id, pad_token_id: Id })
+
+const GenerationConfig = Schema.Struct({ eos_token_id: Id })
 
 const Json = Schema.Record(Schema.String, Schema.Unknown)
 
@@ -245,6 +255,7 @@ export const fromFiles = (
     const config = (yield* read("tokenizer_config.json", TokenizerConfig)) ?? {}
     const specialTokens = (yield* read("special_tokens_map.json", SpecialTokensMap)) ?? {}
     const modelConfig = (yield* read("config.json", ModelConfig)) ?? {}
+    const generation = (yield* read("generation_config.json", GenerationConfig)) ?? {}
     const json = yield* tokenizerJson(contents, at)
     const llama = isLlama(json, config)
 
@@ -293,7 +304,10 @@ export const fromFiles = (
     const eosId = yield* named("eos")
     const padId = (yield* named("pad")) ?? eosId
     const unkId = yield* named("unk")
-    for (const id of [bosId, eosId, padId]) {
+    // A model without generation settings has those of its config.json, as in transformers.
+    const { eos_token_id: ofModel } = modelConfig
+    const stopIds = [generation.eos_token_id ?? (Array.isArray(ofModel) ? ofModel : eosId) ?? []].flat()
+    for (const id of [bosId, eosId, padId, ...stopIds]) {
       if (id !== undefined) specialIds.add(id)
     }
     const special = (id: number | undefined): string => (id === undefined ? "" : (inner.id_to_token(id) ?? ""))
@@ -340,10 +354,11 @@ export const fromFiles = (
       vocabSize,
       bosId,
       eosId,
+      stopIds,
       padId,
       unkId,
       specialIds,
-      files: new Map([...contents].filter(([name]) => files.includes(name))),
+      files: new Map([...contents].filter(([name]) => fileNames.includes(name))),
       encode,
       decode,
       token: (id) => inner.id_to_token(id),
@@ -359,13 +374,44 @@ export const fromFiles = (
   })
 
 /**
+ * A tokenizer for models whose data are ids already: a text is its ids with spaces between them. It has no special
+ * tokens. Parts of a text that are no id of the vocabulary are left out.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const numeric = (vocabSize: number): Tokenizer => {
+  const isId = (id: number) => Number.isInteger(id) && id >= 0 && id < vocabSize
+  const encode = (text: string) => Int32Array.from(text.split(/\s+/).filter(Boolean).map(Number).filter(isId))
+  return {
+    vocabSize,
+    bosId: undefined,
+    eosId: undefined,
+    stopIds: [],
+    padId: undefined,
+    unkId: undefined,
+    specialIds: new Set(),
+    files: new Map(),
+    encode,
+    decode: (ids) => Array.from(ids).filter(isId).join(" "),
+    token: (id) => (isId(id) ? String(id) : undefined),
+    applyChatTemplate: () =>
+      Result.fail(new TokenizerError({ file: "tokenizer", reason: "is numeric, so it has no chat template" })),
+    prompt: (content) =>
+      typeof content === "string"
+        ? Result.succeed(Prompt.make(content, encode(content)))
+        : Result.fail(new TokenizerError({ file: "tokenizer", reason: "is numeric, so it cannot read messages" }))
+  }
+}
+
+/**
  * Reads the tokenizer of a checkpoint directory: `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`, with
  * `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where they exist.
  *
  * **Details**
  *
  * Special tokens are the ones that `tokenizer_config.json` names, then `special_tokens_map.json`, then the ids in the
- * model's own `config.json`.
+ * model's own `config.json`. `generation_config.json` may list several ids that end an answer.
  *
  * @category constructors
  * @since 0.1.0
@@ -375,7 +421,7 @@ export const load: (directory: string) => Effect.Effect<Tokenizer, TokenizerErro
     const fs = yield* FileSystem.FileSystem
     const path = yield* Path.Path
     const contents = new Map<string, Uint8Array>()
-    for (const name of [...files, "config.json"]) {
+    for (const name of [...fileNames, "config.json", "generation_config.json"]) {
       const file = path.join(directory, name)
       const bytes = yield* fs
         .readFile(file)

@@ -79,6 +79,36 @@ describe("Tokenizer", () => {
     assert.deepStrictEqual([tokenizer.bosId, tokenizer.eosId, tokenizer.unkId], [1, 2, undefined])
   })
 
+  it("ends answers at every id that generation_config.json lists, else config.json, else at its end-of-text token", () => {
+    const stopIds = (files: Record<string, unknown>) =>
+      Result.getOrThrow(make({ "tokenizer.json": tiny, "tokenizer_config.json": config, ...files })).stopIds
+    const several = { "generation_config.json": { eos_token_id: [4, 2] }, "config.json": { eos_token_id: [1] } }
+    assert.deepStrictEqual(stopIds(several), [4, 2])
+    assert.deepStrictEqual(stopIds({ "generation_config.json": { eos_token_id: 4 } }), [4])
+    assert.deepStrictEqual(stopIds({ "generation_config.json": { eos_token_id: null } }), [2])
+    assert.deepStrictEqual(stopIds({ "config.json": { eos_token_id: [3, 4] } }), [3, 4])
+    assert.deepStrictEqual(stopIds({}), [2])
+    assert.deepStrictEqual(Result.getOrThrow(make({ "tokenizer.json": tiny })).stopIds, [])
+    const wrong = make({ "tokenizer.json": tiny, "generation_config.json": { eos_token_id: "</s>" } })
+    assert.include(Result.getOrThrow(Result.flip(wrong)).message, "generation_config.json")
+  })
+
+  it("leaves every id that ends an answer out of the text", () => {
+    const files = { "tokenizer.json": tiny, "generation_config.json": { eos_token_id: [4] } }
+    assert.strictEqual(Result.getOrThrow(make(files)).decode([3, 4]), "a")
+  })
+
+  it("reads numbers as ids where a model has no text", () => {
+    const numeric = Tokenizer.numeric(20)
+    assert.deepStrictEqual([...numeric.encode(" 3 19\n7 20 -1 x 2.5")], [3, 19, 7])
+    assert.strictEqual(numeric.decode([3, 19, 20]), "3 19")
+    assert.deepStrictEqual([numeric.token(4), numeric.token(20), numeric.stopIds.length], ["4", undefined, 0])
+    assert.deepStrictEqual([...Result.getOrThrow(numeric.prompt("5 6")).tokens], [5, 6])
+    const messages = numeric.prompt([{ role: "user", content: "1" }])
+    assert.include(Result.getOrThrow(Result.flip(messages)).message, "numeric")
+    assert.include(Result.getOrThrow(Result.flip(numeric.applyChatTemplate([]))).message, "numeric")
+  })
+
   it("keeps its neighbours apart from a character that only becomes <unk>", () => {
     assert.deepStrictEqual([...tokenizer().encode("a日本b", { addSpecialTokens: false })], [3, 0, 4])
   })

@@ -18,6 +18,7 @@ import type { ListFileEntry } from "@huggingface/hub"
 import { Effect, Option, Schedule, Schema } from "effect"
 import * as AtomicFile from "../AtomicFile.ts"
 import * as Progress from "../Progress.ts"
+import * as Tokenizer from "../Tokenizer.ts"
 
 /**
  * Reports that a model could not be downloaded. `reason` is for programs, the message for people.
@@ -96,20 +97,7 @@ interface Blob {
 const indexName = "model.safetensors.index.json"
 const weightsName = "model.safetensors"
 
-const otherFiles = [
-  "config.json",
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "chat_template.jinja",
-  "added_tokens.json",
-  "vocab.json",
-  "merges.txt",
-  "vocab.txt",
-  "tokenizer.model",
-  "spiece.model"
-]
+const otherFiles: ReadonlyArray<string> = ["config.json", "generation_config.json", ...Tokenizer.fileNames]
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What the Hub answers

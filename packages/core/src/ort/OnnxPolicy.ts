@@ -300,7 +300,7 @@ export const load: (
     row.logprobs.push(distribution[token]!)
     row.untempered.push(untempered)
 
-    const stopTokens = settings.stopTokens ?? (tokenizer.eosId === undefined ? [] : [tokenizer.eosId])
+    const stopTokens = settings.stopTokens ?? tokenizer.stopIds
     let kept = row.tokens.length
     let text: string | undefined
     if (settings.stopStrings.length > 0) {

@@ -411,21 +411,23 @@ export const make: <F extends Fields, M extends string>(
           return rows
         })
       )
+      const reports = rows.map((row, i): StepMetrics => {
+        const { finite: _finite, ...metrics } = row
+        const targets = steps[i]!.reduce((sum, part) => sum + part.weights.filter((weight) => weight > 0).length, 0)
+        return { ...metrics, learning_rate: optimizer.learningRate(first + i), tokens: targets }
+      })
       const bad = rows.findIndex((row) => row["finite"] !== 1)
       if (bad >= 0) {
         return yield* new LearnerError({
           reason: "finite",
           step: first + bad,
+          completed: reports.slice(0, bad),
           message:
             `step ${first + bad}: loss ${rows[bad]!["loss"]}, gradient norm ${rows[bad]!["grad_norm"]}; ` +
             "the parameters are those before this step. Lower the learning rate, or clip with maxGradNorm"
         })
       }
-      return rows.map((row, i): StepMetrics => {
-        const { finite: _finite, ...metrics } = row
-        const targets = steps[i]!.reduce((sum, part) => sum + part.weights.filter((weight) => weight > 0).length, 0)
-        return { ...metrics, learning_rate: optimizer.learningRate(first + i), tokens: targets }
-      })
+      return reports
     })
 
     const check = Effect.fnUntraced(function* (batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
@@ -446,7 +448,17 @@ export const make: <F extends Fields, M extends string>(
         yield* check(batches)
         const records: Array<StepMetrics> = []
         for (let i = 0; i < batches.length; i += stepsPerRun) {
-          records.push(...(yield* advance(batches.slice(i, i + stepsPerRun))))
+          const chunk = advance(batches.slice(i, i + stepsPerRun))
+          // A failure does not take the records of the steps before it along.
+          const withEarlier = ({ cause, completed = [], message, reason, step }: LearnerError) =>
+            new LearnerError({
+              reason,
+              step,
+              message,
+              completed: [...records, ...completed],
+              ...(cause === undefined ? {} : { cause })
+            })
+          records.push(...(yield* Effect.mapError(chunk, withEarlier)))
         }
         return records
       },

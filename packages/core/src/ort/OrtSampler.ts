@@ -210,7 +210,7 @@ export const make = Effect.fn("OrtSampler.make")(function* (
       })
     }
     const sorted = rows.toSorted((a, b) => a.prompt.length - b.prompt.length)
-    const stopTokens = options.stopTokens ?? (tokenizer.eosId === undefined ? [] : [tokenizer.eosId])
+    const stopTokens = options.stopTokens ?? tokenizer.stopIds
     return {
       options,
       stopTokens,

@@ -387,7 +387,7 @@ describe("a step that is not finite", () => {
 
           const good = scaledBatches(8, -1, 1)
           const other = yield* openScaled({ accumulate })
-          yield* other.update(good.slice(0, 6))
+          assert.deepStrictEqual(error.completed, yield* other.update(good.slice(0, 6)))
           const before = yield* other.state
           assert.strictEqual(before.step, 6)
           sameState(yield* learner.state, before)

@@ -348,6 +348,19 @@ describe("OrtSampler", () => {
     }).pipe(Effect.scoped, Effect.provide(device))
   )
 
+  it.effect("ends at each of the ids that the model lists, unless told otherwise", () =>
+    Effect.gen(function* () {
+      const base = TestModel.llama()
+      const listed = { ...base, tokenizer: { ...base.tokenizer, stopIds: [6, 17] } }
+      const prompts = randomPrompts(6, 21)
+      const options = { maxNewTokens: 40, seed: 4 }
+      const found = yield* sample(listed, prompts, options)
+      assert.deepStrictEqual(found, yield* sample(base, prompts, { ...options, stopTokens: [6, 17] }))
+      const stopped = found.filter(({ finishReason }) => finishReason === "stop")
+      assert.deepStrictEqual(new Set(ids(stopped).map((tokens) => tokens.at(-1))), new Set([6, 17]))
+    }).pipe(Effect.provide(device))
+  )
+
   it.effect("emits rows as they end, each once, and frees the cache", () =>
     Effect.gen(function* () {
       const service = yield* Device.Device

@@ -127,6 +127,23 @@ describe("a run that is interrupted", () => {
     )
   )
 
+  it.live("logs the steps that a failing call did take before it fails", () =>
+    inTemporary((directory) =>
+      Effect.gen(function* () {
+        const policy = yield* Tiny.policy(Tiny.gpt2())
+        // Harmless for three steps, then beyond what float32 can hold.
+        const optimizer = Optimizer.adamW({ learningRate: (step) => (step < 3 ? 1e-3 : 1e30) })
+        const own = yield* OrtLearner.make({ policy, loss: Sft.loss, optimizer, stepsPerRun: 8 })
+        const error = yield* Effect.flip(Sft.train(own, Tiny.examples(64, 3), { batchSize: 4, directory }))
+        assert.strictEqual(error._tag, "LearnerError")
+        assert.deepStrictEqual(
+          (yield* losses(directory)).map(([step]) => step),
+          [1, 2, 3, 4]
+        )
+      }).pipe(Effect.scoped, Effect.provide(Layer.merge(device, quiet)))
+    )
+  )
+
   it.live("is not resumed by a run on other data, nor begun again without being asked", () =>
     inTemporary((directory) =>
       Effect.gen(function* () {

@@ -26,6 +26,7 @@ export const tokenizer = (options: { readonly vocabSize: number; readonly padId?
     vocabSize: options.vocabSize,
     bosId: undefined,
     eosId: 0,
+    stopIds: [0],
     padId: options.padId,
     unkId: undefined,
     specialIds: new Set([0]),
