@@ -4,7 +4,8 @@
  * @since 0.1.0
  */
 import { createHash } from "node:crypto"
-import { mkdir, open, rename, rm, stat } from "node:fs/promises"
+import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises"
+import { hostname } from "node:os"
 import { basename, dirname, join } from "node:path"
 import { Effect, Schema } from "effect"
 
@@ -137,6 +138,35 @@ export const writeSynced = async (path: string, chunks: Iterable<Uint8Array>): P
 
 let serial = 0
 
+const isRunning = (pid: number): boolean => {
+  try {
+    return process.kill(pid, 0)
+  } catch (cause) {
+    return code(cause) !== "ESRCH" // another user's process is one as well
+  }
+}
+
+/**
+ * A fresh name beside `path` for what will be renamed to it. What killed processes of this machine left under such names
+ * for the same path is removed.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const temporary = async (path: string): Promise<string> => {
+  const directory = dirname(path)
+  // Other machines may share the disk, and their processes cannot be asked.
+  const prefix = `.${basename(path)}.${hostname()}-`
+  // A directory may allow writing and forbid listing.
+  for (const entry of await readdir(directory).catch(() => [])) {
+    if (!entry.startsWith(prefix)) continue
+    const pid = /^(\d+)-\d+\.tmp$/.exec(entry.slice(prefix.length))?.[1]
+    if (pid === undefined || isRunning(Number(pid))) continue
+    await rm(join(directory, entry), { recursive: true, force: true }).catch(() => undefined)
+  }
+  return join(directory, `${prefix}${process.pid}-${serial++}.tmp`)
+}
+
 /**
  * Writes a file atomically: whoever opens `path` sees the old content or all of the new, also after a crash.
  *
@@ -155,14 +185,14 @@ export const write: (path: string, chunks: Iterable<Uint8Array>) => Effect.Effec
     try: async () => {
       const directory = dirname(path)
       await makeDirectory(directory)
-      const temporary = join(directory, `.${basename(path)}.${process.pid}-${serial++}.tmp`)
+      const unfinished = await temporary(path)
       try {
-        const written = await writeSynced(temporary, chunks)
-        await rename(temporary, path)
+        const written = await writeSynced(unfinished, chunks)
+        await rename(unfinished, path)
         await syncDirectory(directory)
         return written
       } catch (cause) {
-        await rm(temporary, { force: true }).catch(() => undefined)
+        await rm(unfinished, { force: true }).catch(() => undefined)
         throw cause
       }
     },

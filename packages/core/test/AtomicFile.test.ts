@@ -1,5 +1,6 @@
+import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
-import { tmpdir } from "node:os"
+import { hostname, tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
@@ -51,6 +52,24 @@ describe("write", () => {
       assert.strictEqual(bytes, 5)
       assert.strictEqual(fs.readFileSync(path, "utf8"), "newer")
       assert.deepStrictEqual(fs.readdirSync(join(directory, "a", "b")), ["file"])
+    })
+  )
+
+  it.effect("removes what killed processes left for the same file, and nothing else", () =>
+    Effect.gen(function* () {
+      const directory = fresh()
+      const { pid: dead } = spawnSync(process.execPath, ["--version"])
+      const left = [`.file.${hostname()}-${dead}-0.tmp`, `.file.${hostname()}-${dead}-12.tmp`]
+      const others = [
+        `.file.${hostname()}-${process.ppid}-0.tmp`,
+        `.file.elsewhere-${dead}-0.tmp`,
+        `.other.${hostname()}-${dead}-0.tmp`,
+        `.file.${hostname()}-${dead}-0.tmp.txt`
+      ]
+      fs.mkdirSync(join(directory, left[0]!, "onnx"), { recursive: true })
+      for (const name of [left[1]!, ...others]) fs.writeFileSync(join(directory, name), "")
+      yield* write(join(directory, "file"), "new")
+      assert.deepStrictEqual(fs.readdirSync(directory).sort(), ["file", ...others].sort())
     })
   )
 

@@ -396,8 +396,6 @@ const wholeFraction = /^( *"(?:attention_dropout|factor|high_freq_factor|low_fre
 const json = (value: unknown): Uint8Array =>
   new TextEncoder().encode(`${JSON.stringify(value, null, 2).replace(wholeFraction, "$1.0")}\n`)
 
-let serial = 0
-
 /** Writes every file of the model into a fresh directory, flushed to the disk. `target` is for messages. */
 const writeFiles = Effect.fnUntraced(function* (
   model: PretrainedWeights,
@@ -511,8 +509,8 @@ export const save = <E = never, R = never>(
     yield* Effect.fromResult(firstNonFinite(tensors, directory))
     yield* Effect.acquireUseRelease(
       writing(directory, async () => {
-        const temporary = join(dirname(target), `.${basename(target)}.${process.pid}-${serial++}.tmp`)
         await mkdir(dirname(target), { recursive: true })
+        const temporary = await AtomicFile.temporary(target)
         await mkdir(temporary)
         return temporary
       }),

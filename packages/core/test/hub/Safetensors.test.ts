@@ -1,5 +1,5 @@
 import * as fs from "node:fs"
-import { tmpdir } from "node:os"
+import { hostname, tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Result } from "effect"
@@ -247,7 +247,7 @@ describe("write fails with a reason", () => {
       const path = join(inside, "x.safetensors")
       yield* Safetensors.write(path, new Map([["old", Tensor.scalar(1)]]))
       for (let i = 0; i < 100; i++) {
-        fs.symlinkSync("/dev/full", join(inside, `.x.safetensors.${process.pid}-${i}.tmp`))
+        fs.symlinkSync("/dev/full", join(inside, `.x.safetensors.${hostname()}-${process.pid}-${i}.tmp`))
       }
       const error = yield* Effect.flip(Safetensors.write(path, all))
       assert.strictEqual(error.reason, "Write")
