@@ -89,6 +89,15 @@ describe("tells what differs", () => {
     )
   }
 
+  it.effect("what is not a number, wherever it stands", () =>
+    Effect.gen(function* () {
+      for (const name of ["logits", "left_logits", "grad.model.embed_tokens.weight", "grad.lm_head.weight"]) {
+        const directory = yield* tampered("golden.safetensors", name, (data) => (data[0] = Number.NaN))
+        assert.isFalse((yield* Parity.compare(directory)).pass, name)
+      }
+    }).pipe(Effect.scoped, Effect.provide(layer))
+  )
+
   it.effect("everything, when a weight is another", () =>
     Effect.gen(function* () {
       const directory = yield* tampered("model.safetensors", "lm_head.weight", (data) => data.fill(0.01, 0, 80))
