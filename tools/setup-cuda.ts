@@ -91,7 +91,9 @@ const run = (): string => {
   }
   const { status } = spawnSync(process.execPath, [join(dirname(manifest), "script/install.js")], {
     stdio: "inherit",
-    env: { ...process.env, ONNXRUNTIME_NODE_INSTALL: "cuda12" }
+    // Under npx the script takes itself for an install of ONNX Runtime's own sources and ends, unless it is forced: version
+    // 1.30 understands "true" (everything that belongs to the platform, which is CUDA 12) and loses the value "cuda12".
+    env: { ...process.env, ONNXRUNTIME_NODE_INSTALL: "true" }
   })
   if (status !== 0 || libraries.some((name) => !existsSync(join(folder, name)))) {
     const { version } = JSON.parse(readFileSync(manifest, "utf8")) as { readonly version: string }
@@ -100,9 +102,17 @@ const run = (): string => {
   return "downloaded the CUDA libraries"
 }
 
+const usage = "usage: setup:cuda, without options; ORT_CUDA_DIR=FOLDER copies the libraries from there, no download"
+
+const main = ([option]: ReadonlyArray<string>): string => {
+  if (option === "--help") return usage
+  if (option !== undefined) throw new Error(`unknown option ${option}\n${usage}`)
+  return `setup:cuda: ${run()}; \`pnpm run doctor\` says whether they load`
+}
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   try {
-    process.stdout.write(`setup:cuda: ${run()}; \`pnpm run doctor\` says whether they load\n`)
+    process.stdout.write(`${main(process.argv.slice(2))}\n`)
   } catch (error) {
     process.stderr.write(`setup:cuda: ${error instanceof Error ? `${error.name}: ${error.message}` : String(error)}\n`)
     process.exitCode = 1

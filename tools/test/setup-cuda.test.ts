@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process"
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -53,4 +54,37 @@ describe("copyLibraries", () => {
       assert.include(error.message, libraries[0])
       assert.deepStrictEqual(readdirSync(to), [libraries[0]])
     }))
+})
+
+describe("the command", () => {
+  const root = join(import.meta.dirname, "../..")
+  const run = (args: ReadonlyArray<string>, variables: NodeJS.ProcessEnv = {}) => {
+    const { ORT_CUDA_DIR: _, ...rest } = process.env
+    const env = { ...rest, ...variables }
+    return spawnSync(process.execPath, [join(root, "tools/setup-cuda.ts"), ...args], { encoding: "utf8", env })
+  }
+
+  it.skipIf(process.platform !== "linux" || process.arch !== "x64")(
+    "asks NuGet, also when npx runs it in the root",
+    () => {
+      const { status, stderr } = run([], {
+        npm_config_local_prefix: root,
+        npm_package_json: join(root, "package.json"),
+        GLOBAL_AGENT_NO_PROXY: "",
+        GLOBAL_AGENT_HTTPS_PROXY: "http://127.0.0.1:9" // nothing listens there, so nothing is downloaded
+      })
+      assert.strictEqual(status, 1)
+      assert.include(stderr, "ECONNREFUSED")
+      assert.include(stderr, "DownloadFailed")
+    }
+  )
+
+  it("says how it is used, and downloads nothing then", () => {
+    const help = run(["--help"])
+    assert.deepStrictEqual([help.status, help.stderr], [0, ""])
+    assert.include(help.stdout, "ORT_CUDA_DIR")
+    const wrong = run(["--cuda=12"])
+    assert.strictEqual(wrong.status, 1)
+    assert.include(wrong.stderr, "usage: setup:cuda")
+  })
 })
