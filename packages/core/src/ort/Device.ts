@@ -156,8 +156,8 @@ export class ProviderUnavailable extends Schema.TaggedError<ProviderUnavailable>
  * **Details**
  *
  * `reason` says why this provider was chosen. `compile` takes the bytes of an ONNX file or, for files with external data,
- * its path. `upload` copies a tensor to the device, `download` copies it back, `release` gives handles up and never
- * fails. `stats` counts what the device holds.
+ * its path; interrupting it returns at once, and what is compiled all the same is freed. `upload` copies a tensor to the
+ * device, `download` copies it back, `release` gives handles up and never fails. `stats` counts what the device holds.
  *
  * @category services
  * @since 0.1.0
@@ -410,7 +410,8 @@ const makeDevice = (client: Client, provider: Provider, threads: number, reason:
         () => post(client, dispose, [], nothing)
       ),
       // A dead worker has freed the session already.
-      () => Effect.ignore(ask<"dispose">(client, { operation: "run", graph: options.name }, () => dispose, nothing))
+      () => Effect.ignore(ask<"dispose">(client, { operation: "run", graph: options.name }, () => dispose, nothing)),
+      { interruptible: true }
     )
     const session = { name: options.name, inputs, outputs }
     return { ...session, run: runSession(id, session, new Set(keep)) }
@@ -480,10 +481,10 @@ const probeProvider = (provider: Provider): Effect.Effect<ProviderStatus> =>
       { timeout: 60_000 },
       (error, stdout) => {
         const line = stdout.trim().split("\n").at(-1) ?? ""
-        if (line.startsWith("{")) {
+        // A library that aborts when its process ends is no use either: the result would be lost with it.
+        if (error === null && line.startsWith("{")) {
           const outcome: { readonly available: boolean; readonly reason: string } = JSON.parse(line)
-          // A library that aborts when its process ends is no use either: the result would be lost with it.
-          if (error === null) return answer(outcome.available, lastSentence(outcome.reason))
+          return answer(outcome.available, lastSentence(outcome.reason))
         }
         const how = error?.signal ?? `exit code ${error?.code}`
         answer(false, `the test process died (${how})`)

@@ -7,7 +7,7 @@ import { Tensor } from "@attune/core"
 import { Graph, Model } from "@attune/core/onnx"
 import { Device } from "@attune/core/ort"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Layer } from "effect"
+import { Effect, Exit, Fiber, Layer } from "effect"
 
 // next = state + step; total = sum(next)
 const accumulator = (): Uint8Array => {
@@ -311,6 +311,12 @@ const throughLayer = (layer: Layer.Layer<Device.Device, Device.OrtError | Device
     return Device.tensor(yield* session.run({ x, w }), "y", "float32")
   }).pipe(Effect.scoped, Effect.provide(layer))
 
+// Turns of the event loop, which the work on a device in process takes too.
+const turns = (count: number) =>
+  Effect.promise(async () => {
+    for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve))
+  })
+
 // The Worker that the effect started, by Node's own event.
 const captureWorker = Effect.sync(() => {
   const started: Array<Worker> = []
@@ -393,10 +399,6 @@ describe("the worker", () => {
       const session = yield* device.compile(accumulator(), { name: "accumulator", keep: ["next"] })
       const feeds = { state: Tensor.float32([1, 2]), step: Tensor.float32([3, 4]) }
       const owned: Array<Device.DeviceTensor> = []
-      const turns = (count: number) =>
-        Effect.promise(async () => {
-          for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve))
-        })
       const owner = Effect.uninterruptible(
         // Other fibers get their turn between the answer and its owner.
         Effect.flatMap(session.run(feeds), (outputs) =>
@@ -413,6 +415,29 @@ describe("the worker", () => {
       assert.isAbove(owned.length, 0, "no run was quick enough to be interrupted late")
       assert.isBelow(owned.length, 120, "no run was interrupted")
     }).pipe(Effect.scoped, Effect.provide(places["in process"]))
+  )
+
+  it.live("compiles no longer for who was interrupted, whatever the moment: a session has a scope or is gone", () =>
+    Effect.gen(function* () {
+      const device = yield* Device.Device
+      const model = layerModel()
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          let interrupted = 0
+          for (let i = 0; i < 40; i++) {
+            const compile = device.compile(model, { name: "layer" })
+            const compiling = yield* Effect.forkChild(compile, { startImmediately: true })
+            yield* turns(i % 10)
+            yield* Fiber.interrupt(compiling)
+            if (Exit.hasInterrupts(yield* Fiber.await(compiling))) interrupted++
+            assert.strictEqual((yield* device.stats).sessions, i + 1 - interrupted)
+          }
+          assert.isAbove(interrupted, 0, "no compilation was interrupted")
+          assert.isBelow(interrupted, 40, "no compilation was quick enough to be interrupted late")
+        })
+      )
+      assert.strictEqual((yield* device.stats).sessions, 0)
+    }).pipe(Effect.provide(places["in process"]))
   )
 
   it.live("fails what is pending, and all that follows, when it dies", () =>
@@ -462,27 +487,31 @@ describe("the worker", () => {
         import { Graph, Model } from "@attune/core/onnx"
         import { Device } from "@attune/core/ort"
         const scope = Scope.makeUnsafe()
-        const context = await Effect.runPromise(Layer.buildWithScope(Device.layer({ provider: "cpu" }), scope))
+        const layer = Device.layer({ provider: "cpu", threads: 1 })
+        const context = await Effect.runPromise(Layer.buildWithScope(layer, scope))
         const device = Context.get(context, Device.Device)
         ${body}
       `
       const args = ["--conditions=@attune/source", "--input-type=module", "--eval", program]
       const options = { cwd: join(import.meta.dirname, "../.."), timeout: 30_000 }
-      return new Promise<{ readonly code: unknown; readonly stdout: string }>((resolve) =>
-        execFile(process.execPath, args, options, (error, stdout) => resolve({ code: error?.code ?? 0, stdout }))
+      // A program that never ends is killed, one that crashes dies by a signal: neither has an exit code.
+      return new Promise<{ readonly ended: unknown; readonly stdout: string }>((resolve) =>
+        execFile(process.execPath, args, options, (error, stdout) =>
+          resolve({ ended: error === null ? 0 : (error.signal ?? error.code), stdout })
+        )
       )
     })
 
   it.live("does not keep an idle program alive", () =>
     Effect.gen(function* () {
-      const { code, stdout } = yield* runProgram("console.log((await Effect.runPromise(device.stats)).tensors)")
-      assert.deepStrictEqual({ code, stdout }, { code: 0, stdout: "0\n" })
+      const { ended, stdout } = yield* runProgram("console.log((await Effect.runPromise(device.stats)).tensors)")
+      assert.deepStrictEqual({ ended, stdout }, { ended: 0, stdout: "0\n" })
     })
   )
 
   it.live("lets a program exit in the middle of a run with its own exit code", () =>
     Effect.gen(function* () {
-      const { code, stdout } = yield* runProgram(`
+      const { ended, stdout } = yield* runProgram(`
         const model = Uint8Array.from(${JSON.stringify(Array.from(slowModel()))})
         const session = await Effect.runPromise(Scope.provide(device.compile(model, { name: "slow" }), scope))
         const x = { dtype: "float32", shape: [256, 256], data: new Float32Array(65536).fill(1 / 256) }
@@ -491,7 +520,7 @@ describe("the worker", () => {
         await Effect.runPromise(session.run({ x, trips }))
         console.log("the run ended first")
       `)
-      assert.deepStrictEqual({ code, stdout }, { code: 3, stdout: "" })
+      assert.deepStrictEqual({ ended, stdout }, { ended: 3, stdout: "" })
     })
   )
 })
