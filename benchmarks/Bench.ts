@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs"
 import { createRequire } from "node:module"
 import type { Device } from "@attune/core/ort"
-import { type FileSystem, type Path, Schema, type Scope, type Stream } from "effect"
+import { Effect, type FileSystem, type Path, Schema, type Scope, type Stream } from "effect"
 
 /** Reports a flag that makes no sense, or a peer that could not be measured. */
 export class BenchError extends Schema.TaggedError<BenchError>()("BenchError", { message: Schema.String }) {}
@@ -76,11 +76,29 @@ export const line = (bench: string, { case: name, unit, values }: Case, threads:
   }
 })
 
-/** The number given for a flag; throws when it is not one. */
-export const number = (flags: ReadonlyMap<string, string>, name: string, fallback: number): number => {
+/** The number given for a flag; fails when it is none, or less than `least`. */
+export const number = (
+  flags: ReadonlyMap<string, string>,
+  name: string,
+  fallback: number,
+  least = 0
+): Effect.Effect<number, BenchError> => {
   const text = flags.get(name)
-  if (text === undefined) return fallback
-  const value = Number(text)
-  if (!Number.isFinite(value)) throw new Error(`--${name} takes a number, not "${text}"`)
-  return value
+  const value = text === undefined ? fallback : text.trim() === "" ? Number.NaN : Number(text)
+  return Number.isFinite(value) && value >= least
+    ? Effect.succeed(value)
+    : Effect.fail(new BenchError({ message: `--${name} takes a number from ${least}, not "${text}"` }))
 }
+
+/** The whole number given for a flag; fails when it is none, or less than `least`. */
+export const count = (
+  flags: ReadonlyMap<string, string>,
+  name: string,
+  fallback: number,
+  least = 1
+): Effect.Effect<number, BenchError> =>
+  Effect.filterOrFail(
+    number(flags, name, fallback, least),
+    (value) => Number.isSafeInteger(value),
+    (value) => new BenchError({ message: `--${name} takes a whole number, not ${value}` })
+  )

@@ -6,24 +6,41 @@ import { promisify } from "node:util"
 import { Effect } from "effect"
 import { BenchError, type Case, median } from "./Bench.ts"
 
-/** Runs a shell command and returns the number that its last JSON line holds under `key`. */
-export const measure = (command: string, key: string): Effect.Effect<number, BenchError> =>
+type Printed = Readonly<Record<string, unknown>>
+
+// The JSON lines that a shell command prints, among whatever else it says.
+const printed = (command: string): Effect.Effect<ReadonlyArray<Printed>, BenchError> =>
   Effect.tryPromise({
     try: async () => {
       const { stdout } = await promisify(execFile)("/bin/sh", ["-c", command], { maxBuffer: 2 ** 26 })
-      const last = stdout
+      return stdout
         .split("\n")
         .filter((text) => text.startsWith("{"))
-        .at(-1)
-      const value: unknown = last === undefined ? undefined : JSON.parse(last)[key]
-      if (typeof value !== "number") throw new BenchError({ message: `it printed no JSON line with a number "${key}"` })
-      return value
+        .map((text) => JSON.parse(text) as Printed)
     },
     catch: (cause) =>
       new BenchError({
         message: `the peer's command failed: ${cause instanceof Error ? cause.message : String(cause)}`
       })
   })
+
+const missing = (what: string) => new BenchError({ message: `the peer's command printed no JSON line with ${what}` })
+
+/** Runs a shell command and returns the number that its last JSON line holds under `key`. */
+export const measure = Effect.fnUntraced(function* (command: string, key: string) {
+  const value = (yield* printed(command)).at(-1)?.[key]
+  return typeof value === "number" ? value : yield* missing(`a number "${key}"`)
+})
+
+/** Runs a shell command that prints a JSON line for each case, and returns their numbers under `key` by those under `by`. */
+export const measureEach = Effect.fnUntraced(function* (command: string, by: string, key: string) {
+  const numbers = new Map<number, number>()
+  for (const line of yield* printed(command)) {
+    const [name, value] = [line[by], line[key]]
+    if (typeof name === "number" && typeof value === "number") numbers.set(name, value)
+  }
+  return numbers.size > 0 ? numbers : yield* missing(`numbers "${by}" and "${key}"`)
+})
 
 /** Our measurements, the peer's, and the ratio of their medians in our favour: above 1 we are faster. */
 export const compared = (own: Case, peer: ReadonlyArray<number>, better: "more" | "less"): ReadonlyArray<Case> => {

@@ -7,7 +7,7 @@ import { Gpt2, Initial } from "@attune/core/nn"
 import { Optimizer } from "@attune/core/onnx"
 import { type Device, OrtLearner, OrtPolicy } from "@attune/core/ort"
 import { Effect, Schema, type Scope } from "effect"
-import { number } from "./Bench.ts"
+import { type BenchError, count } from "./Bench.ts"
 
 /** Sizes of the model and of a batch. */
 export interface Sizes {
@@ -30,14 +30,15 @@ export const flagsFor = (defaults: Sizes): Record<keyof Sizes, string> => ({
 })
 
 /** Sizes as the flags say. */
-export const sizes = (flags: ReadonlyMap<string, string>, defaults: Sizes): Sizes => ({
-  batch: number(flags, "batch", defaults.batch),
-  length: number(flags, "length", defaults.length),
-  vocab: number(flags, "vocab", defaults.vocab),
-  width: number(flags, "width", defaults.width),
-  heads: number(flags, "heads", defaults.heads),
-  layers: number(flags, "layers", defaults.layers)
-})
+export const sizes = (flags: ReadonlyMap<string, string>, defaults: Sizes): Effect.Effect<Sizes, BenchError> =>
+  Effect.all({
+    batch: count(flags, "batch", defaults.batch),
+    length: count(flags, "length", defaults.length, 2),
+    vocab: count(flags, "vocab", defaults.vocab),
+    width: count(flags, "width", defaults.width),
+    heads: count(flags, "heads", defaults.heads),
+    layers: count(flags, "layers", defaults.layers)
+  })
 
 /** The model. */
 export const make = ({ heads, layers, length, vocab, width }: Sizes): Pretrained.Pretrained => {

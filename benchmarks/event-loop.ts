@@ -31,8 +31,8 @@ export const bench: Bench = {
   run: ({ flags }) =>
     Stream.unwrap(
       Effect.gen(function* () {
-        const shape = RandomModel.sizes(flags, defaults)
-        const seconds = number(flags, "seconds", 10)
+        const shape = yield* RandomModel.sizes(flags, defaults)
+        const seconds = yield* number(flags, "seconds", 10)
         const learner = yield* RandomModel.learner(shape)
         const batches = RandomModel.batches(shape, learner.stepsPerRun)
         yield* learner.update(batches)

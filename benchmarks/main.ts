@@ -7,7 +7,7 @@ import { availableParallelism } from "node:os"
 import { Device } from "@attune/core/ort"
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Console, Effect, Layer, Stream } from "effect"
-import { type Bench, BenchError, line, number } from "./Bench.ts"
+import { type Bench, BenchError, count, line } from "./Bench.ts"
 
 const names = readdirSync(import.meta.dirname)
   .filter((file) => /^[a-z][a-z-]*\.ts$/.test(file) && file !== "main.ts")
@@ -51,7 +51,7 @@ const program = Effect.gen(function* () {
   const unknown = [...flags.keys()].find((flag) => !(flag in known) && !["json", "threads"].includes(flag))
   if (unknown !== undefined)
     return yield* new BenchError({ message: `bench ${name} has no flag --${unknown}; see --help` })
-  const threads = number(flags, "threads", availableParallelism())
+  const threads = yield* count(flags, "threads", availableParallelism())
   yield* run({ flags, threads }).pipe(
     Stream.runForEach((measured) => {
       const summary = line(name, measured, threads)

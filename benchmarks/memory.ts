@@ -2,7 +2,7 @@
  * Does memory grow while a model trains?
  */
 import { Effect, Stream } from "effect"
-import { type Bench, BenchError, type Case, number } from "./Bench.ts"
+import { type Bench, BenchError, type Case, count } from "./Bench.ts"
 import * as RandomModel from "./RandomModel.ts"
 
 const models: Readonly<Record<string, RandomModel.Sizes>> = {
@@ -35,12 +35,13 @@ export const bench: Bench = {
           if (shape === undefined) {
             return yield* new BenchError({ message: `no model "${name}"; there are ${Object.keys(models).join(", ")}` })
           }
+          const warmUp = yield* count(flags, "warm-up", 100, 0)
+          const steps = yield* count(flags, "steps", 500)
           const learner = yield* RandomModel.learner(shape)
           const batches = RandomModel.batches(shape, learner.stepsPerRun)
-          for (let done = 0; done < number(flags, "warm-up", 100); done += batches.length)
-            yield* learner.update(batches)
+          for (let done = 0; done < warmUp; done += batches.length) yield* learner.update(batches)
           const points: Array<readonly [number, number]> = [[0, megabytes()]]
-          for (let done = 0; done < number(flags, "steps", 500); ) {
+          for (let done = 0; done < steps; ) {
             yield* learner.update(batches)
             done += batches.length
             points.push([done, megabytes()])

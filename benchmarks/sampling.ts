@@ -1,22 +1,11 @@
 /**
  * How many tokens per second does the sampler draw, and how does that compare with a peer?
  */
-import { execFile } from "node:child_process"
-import { promisify } from "node:util"
 import { Pretrained } from "@attune/core/hub"
 import { OrtPolicy } from "@attune/core/ort"
 import { Effect, Stream } from "effect"
-import { type Bench, type Case, median, number } from "./Bench.ts"
-
-// Prints `{ batch, tokens_per_s }` as JSON lines.
-const peerRates = async (command: string): Promise<ReadonlyMap<number, number>> => {
-  const { stdout } = await promisify(execFile)("/bin/sh", ["-c", command])
-  const lines = stdout
-    .trim()
-    .split("\n")
-    .filter((text) => text.startsWith("{"))
-  return new Map(lines.map((text) => JSON.parse(text)).map(({ batch, tokens_per_s }) => [batch, tokens_per_s]))
-}
+import { type Bench, BenchError, count } from "./Bench.ts"
+import * as Peer from "./Peer.ts"
 
 export const bench: Bench = {
   question: "tokens per second of plain sampling without stops, all rows from one prompt",
@@ -28,16 +17,19 @@ export const bench: Bench = {
     repeats: "samplings per batch size and round, of which the fastest counts (default 3)",
     peer: "shell command that prints {batch, tokens_per_s} lines; run after each round, and compared"
   },
-  run: ({ flags }) => {
-    const directory = flags.get("model") ?? "../shared/data/tinystories-656K"
-    const batches = (flags.get("batches") ?? "1,32,128").split(",").map(Number)
-    const maxNewTokens = number(flags, "tokens", 128)
-    const rounds = number(flags, "rounds", 3)
-    const repeats = number(flags, "repeats", 3)
-    const command = flags.get("peer")
-    return Stream.unwrap(
+  run: ({ flags }) =>
+    Stream.unwrap(
       Effect.gen(function* () {
-        const policy = yield* OrtPolicy.make(yield* Pretrained.load(directory))
+        const batches = (flags.get("batches") ?? "1,32,128").split(",").map(Number)
+        if (batches.some((batch) => !(Number.isSafeInteger(batch) && batch >= 1))) {
+          return yield* new BenchError({ message: `--batches takes whole numbers from 1, separated by commas` })
+        }
+        const maxNewTokens = yield* count(flags, "tokens", 128)
+        const rounds = yield* count(flags, "rounds", 3)
+        const repeats = yield* count(flags, "repeats", 3)
+        const command = flags.get("peer")
+        const base = yield* Pretrained.load(flags.get("model") ?? "../shared/data/tinystories-656K")
+        const policy = yield* OrtPolicy.make(base)
         const rates = new Map(batches.map((batch) => [batch, [] as Array<number>]))
         const peers = new Map(batches.map((batch) => [batch, [] as Array<number>]))
         const sample = (batch: number, tokens: number, seed: number) =>
@@ -58,23 +50,16 @@ export const bench: Bench = {
             }
             rates.get(batch)!.push(best)
           }
-          if (command !== undefined) {
-            for (const [batch, rate] of yield* Effect.promise(() => peerRates(command))) peers.get(batch)?.push(rate)
-          }
+          if (command === undefined) continue
+          const rated = yield* Peer.measureEach(command, "batch", "tokens_per_s")
+          for (const [batch, rate] of rated) peers.get(batch)?.push(rate)
         }
         return Stream.fromIterable(
-          batches.flatMap((batch): ReadonlyArray<Case> => {
-            const [own, other] = [rates.get(batch)!, peers.get(batch)!]
-            const measured = { case: `batch ${batch}`, unit: "tokens/s", values: own }
-            if (other.length === 0) return [measured]
-            return [
-              measured,
-              { case: `batch ${batch}, peer`, unit: "tokens/s", values: other },
-              { case: `batch ${batch}, ratio of medians`, unit: "x", values: [median(own) / median(other)] }
-            ]
+          batches.flatMap((batch) => {
+            const own = { case: `batch ${batch}`, unit: "tokens/s", values: rates.get(batch)! }
+            return Peer.compared(own, peers.get(batch)!, "more")
           })
         )
       })
     )
-  }
 }

@@ -8,7 +8,7 @@ import { Pretrained } from "@attune/core/hub"
 import { Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
 import { Effect, Stream } from "effect"
-import { type Bench, number } from "./Bench.ts"
+import { type Bench, count } from "./Bench.ts"
 import * as Peer from "./Peer.ts"
 
 export const bench: Bench = {
@@ -28,8 +28,10 @@ export const bench: Bench = {
         const base = yield* Pretrained.load(flags.get("model") ?? "../shared/data/tinystories-656K")
         const path = flags.get("text") ?? "../shared/data/tinystories/train.txt"
         const text = yield* Effect.tryPromise(() => readFile(path, "utf8"))
-        const [rows, batch] = [number(flags, "rows", 512), number(flags, "batch", 16)]
-        const [length, rounds] = [number(flags, "length", 256), number(flags, "rounds", 3)]
+        const rows = yield* count(flags, "rows", 512)
+        const batch = yield* count(flags, "batch", 16)
+        const length = yield* count(flags, "length", 256, 2)
+        const rounds = yield* count(flags, "rounds", 3)
         const command = flags.get("peer")
 
         const examples = text

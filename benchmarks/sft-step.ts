@@ -2,7 +2,7 @@
  * How long does one optimizer step of supervised fine-tuning take on full sequences, and how does that compare with a peer?
  */
 import { Effect, Stream } from "effect"
-import { type Bench, type Case, number } from "./Bench.ts"
+import { type Bench, type Case, count } from "./Bench.ts"
 import * as Peer from "./Peer.ts"
 import * as RandomModel from "./RandomModel.ts"
 
@@ -19,8 +19,9 @@ export const bench: Bench = {
   run: ({ flags }) =>
     Stream.unwrap(
       Effect.gen(function* () {
-        const shape = RandomModel.sizes(flags, defaults)
-        const [rounds, steps] = [number(flags, "rounds", 3), number(flags, "steps", 8)]
+        const shape = yield* RandomModel.sizes(flags, defaults)
+        const rounds = yield* count(flags, "rounds", 3)
+        const steps = yield* count(flags, "steps", 8)
         const command = flags.get("peer")
         const learner = yield* RandomModel.learner(shape, steps)
         const batches = RandomModel.batches(shape, steps)

@@ -2,6 +2,8 @@ import { execFile } from "node:child_process"
 import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import * as Bench from "../Bench.ts"
+import * as Peer from "../Peer.ts"
 
 const root = join(import.meta.dirname, "../..")
 
@@ -41,6 +43,24 @@ describe("a benchmark prints a line of JSON for each case", () => {
     })
   )
 
+  it.effect("sampling, beside a peer that knows some of the batch sizes", () =>
+    Effect.gen(function* () {
+      const peer = `echo 'starting'; echo '{"batch": 3, "tokens_per_s": 1}'; echo '{"batch": 9, "tokens_per_s": 5}'`
+      const model = join(root, "apps/examples/models/desk-base")
+      const few = ["--model", model, "--batches", "1,3", "--tokens", "4", "--rounds", "2", "--repeats", "1"]
+      const { code, out } = yield* bench("sampling", "--json", ...few, "--peer", peer)
+      assert.strictEqual(code, 0)
+      const [one, three, other, ratio] = lines(out)
+      assert.deepStrictEqual(
+        lines(out).map((line) => line.case),
+        ["batch 1", "batch 3", "batch 3, peer", "batch 3, ratio of medians"]
+      )
+      assert.deepStrictEqual([one.unit, one.n, other.value, other.n], ["tokens/s", 2, 1, 2])
+      // More tokens are better: the ratio is our rate over the peer's.
+      assert.closeTo(ratio.value / three.value, 1, 1e-4)
+    })
+  )
+
   it.effect("event-loop", () =>
     Effect.gen(function* () {
       const { out } = yield* bench("event-loop", "--json", ...tiny, "--seconds", "0.5")
@@ -67,6 +87,7 @@ describe("a benchmark prints a line of JSON for each case", () => {
       const cases = [
         [["sft-step", ...tiny, "--rounds", "1", "--peer", "exit 3"], "the peer's command failed"],
         [["sft-step", ...tiny, "--rounds", "1", "--peer", "echo '{}'"], `no JSON line with a number "step_ms_median"`],
+        [["sampling", "--batches", "1,x"], "--batches takes whole numbers from 1"],
         [["memory", "--models", "huge"], `no model "huge"; there are tiny, middle`]
       ] as const
       for (const [args, message] of cases) {
@@ -74,6 +95,38 @@ describe("a benchmark prints a line of JSON for each case", () => {
         assert.notStrictEqual(code, 0)
         assert.include(err + out, message)
       }
+    })
+  )
+})
+
+describe("numbers given for flags", () => {
+  const given = (text: string) => new Map([["rounds", text]])
+
+  it.effect("are read, with a value where none is given", () =>
+    Effect.gen(function* () {
+      assert.strictEqual(yield* Bench.number(given("0.5"), "rounds", 3), 0.5)
+      assert.strictEqual(yield* Bench.number(new Map(), "rounds", 3), 3)
+      assert.strictEqual(yield* Bench.count(given("12"), "rounds", 3), 12)
+    })
+  )
+
+  it.effect("are refused where they make no sense", () =>
+    Effect.gen(function* () {
+      for (const text of ["x", "", "0", "-1", "1.5", "Infinity"]) {
+        const { message } = yield* Effect.flip(Bench.count(given(text), "rounds", 3))
+        assert.include(message, "--rounds takes a", text)
+      }
+      yield* Effect.flip(Bench.number(given("-0.5"), "rounds", 3))
+    })
+  )
+})
+
+describe("a peer's numbers", () => {
+  it.effect("are refused where it prints none", () =>
+    Effect.gen(function* () {
+      const { message } = yield* Effect.flip(Peer.measureEach(`echo '{"batch": 1}'`, "batch", "tokens_per_s"))
+      assert.include(message, `no JSON line with numbers "batch" and "tokens_per_s"`)
+      yield* Effect.flip(Peer.measureEach("exit 3", "batch", "tokens_per_s"))
     })
   )
 })
