@@ -90,6 +90,29 @@ describe("blockwise", () => {
   }
 })
 
+describe("stated derivatives", () => {
+  const [kvHeads, groups, width] = [2, 2, 16]
+  const attentions: Readonly<Record<string, Differences.Fragment["build"]>> = {
+    attention: (g, x) => Attention.attention(g, x("q"), x("k"), x("v"), Attention.causalBias(g, "T")),
+    blockwise: (g, x) => Attention.blockwise(g, x("q"), x("k"), x("v"), Attention.causalBias(g, "T"), 2)
+  }
+  for (const [name, build] of Object.entries(attentions)) {
+    it.effect(`of ${name} give the same bits with 1, 2 and 4 threads, every time`, () => {
+      const keys = ["B", kvHeads, "T", width]
+      const random = Run.seeded(8)
+      const [batch, time] = [4, 130]
+      return Differences.checkThreads(
+        { trains: { q: ["B", kvHeads, groups, "T", width], k: keys, v: keys }, build },
+        {
+          q: Differences.real(random, [batch, kvHeads, groups, time, width]),
+          k: Differences.real(random, [batch, kvHeads, time, width]),
+          v: Differences.real(random, [batch, kvHeads, time, width])
+        }
+      )
+    })
+  }
+})
+
 describe("causal", () => {
   // Logits `[M, V]` of tokens `[B, T]`, padded on the left where they are `visible` in part.
   const logits = Effect.fnUntraced(function* (

@@ -51,6 +51,19 @@ describe("tokenLogprobs", () => {
       { "the table": fragment }
     )
   )
+
+  it.effect("has gradients of the same bits with 1, 2 and 4 threads, every time", () => {
+    const random = Run.seeded(8)
+    const [n, width, ids] = [700, 64, 1000]
+    return Differences.checkThreads(
+      { ...fragment, trains: { hidden: ["N", width], head: [ids, width] } },
+      {
+        hidden: Differences.real(random, [n, width]),
+        head: Differences.real(random, [ids, width]),
+        targets: Tensor.int64(Array.from({ length: n }, () => random.below(50)))
+      }
+    )
+  })
 })
 
 describe("entropy", () => {

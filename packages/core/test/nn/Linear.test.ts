@@ -31,12 +31,13 @@ describe("linear and conv1d", () => {
 })
 
 describe("takeRows", () => {
+  const fragment: Differences.Fragment = {
+    trains: { x: ["M", "D"] },
+    given: { rows: ["int64", ["N"]] },
+    build: (g, x) => Linear.takeRows(g, x("x"), x("rows"))
+  }
+
   it.effect("has the gradients of a gather and of differences", () => {
-    const fragment: Differences.Fragment = {
-      trains: { x: ["M", "D"] },
-      given: { rows: ["int64", ["N"]] },
-      build: (g, x) => Linear.takeRows(g, x("x"), x("rows"))
-    }
     const cases = [
       [5, [3, 0, 4]],
       [4, [2, 0, 3, 1]],
@@ -50,5 +51,14 @@ describe("takeRows", () => {
       })),
       { "the table": fragment }
     )
+  })
+
+  it.effect("has a gradient of the same bits with 1, 2 and 4 threads, every time", () => {
+    const [m, width] = [4096, 64]
+    const rows = Array.from({ length: m / 2 }, (_, i) => (i * 2731) % m)
+    return Differences.checkThreads(fragment, {
+      x: Differences.real(Run.seeded(8), [m, width]),
+      rows: Tensor.int64(rows)
+    })
   })
 })

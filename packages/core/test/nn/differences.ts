@@ -119,3 +119,31 @@ export const check = Effect.fnUntraced(function* (
     }
   }
 }, Effect.scoped)
+
+/**
+ * Asserts that the result and the gradients of stated derivatives have the same bits with 1, 2 and 4 threads, every time,
+ * and that the gradients are those of the table. `feeds` should be large enough for ONNX Runtime to split the work.
+ */
+export const checkThreads = Effect.fnUntraced(function* (fragment: Fragment, feeds: Run.Tensors) {
+  const table = yield* Run.open(differentiated(fragment, false))
+  const { y } = yield* Effect.flatMap(Run.open(forward(fragment)), ({ run }) => run(feeds))
+  const given = { ...feeds, w: real(Run.seeded(6), y!.shape) }
+  const expected = yield* table.run(given)
+  let first: Run.Tensors | undefined
+  for (const threads of [1, 2, 4]) {
+    const { run } = yield* Run.open(differentiated(fragment, true), { threads })
+    for (const attempt of [1, 2]) {
+      const found = yield* run(given)
+      for (const [name, tensor] of Object.entries(found)) {
+        const at = `${name} with ${threads} threads, run ${attempt}`
+        if (first === undefined) {
+          Run.close(Run.numbers(tensor), Run.numbers(expected[name]), at, { absolute: 1e-4, relative: 1e-4 })
+        } else {
+          const same = Buffer.compare(Tensor.toBytes(tensor), Tensor.toBytes(first[name]!)) === 0
+          assert.isTrue(same, `${at}: other bits than with 1 thread`)
+        }
+      }
+      first ??= found
+    }
+  }
+}, Effect.scoped)
