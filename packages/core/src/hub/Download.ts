@@ -19,6 +19,7 @@ import { Effect, Option, Schedule, Schema } from "effect"
 import * as AtomicFile from "../AtomicFile.ts"
 import * as Progress from "../Progress.ts"
 import * as Tokenizer from "../Tokenizer.ts"
+import * as Safetensors from "./Safetensors.ts"
 
 /**
  * Reports that a model could not be downloaded. `reason` is for programs, the message for people.
@@ -349,8 +350,6 @@ const fetchBlob = Effect.fnUntraced(function* (
   yield* disk(source, name, () => rename(partial, path))
 })
 
-let serial = 0
-
 /** Makes `snapshots/<commit>/<name>` a link to the blob, or a copy of it where the system has no links. */
 const link = (source: Source, commit: string, { hash, name }: Blob): Effect.Effect<void, DownloadError> =>
   disk(source, name, async () => {
@@ -358,20 +357,21 @@ const link = (source: Source, commit: string, { hash, name }: Blob): Effect.Effe
     const path = join(source.folder, "snapshots", commit, name)
     if (await stat(path).catch(() => undefined)) return
     await mkdir(dirname(path), { recursive: true })
-    const temporary = `${path}.${process.pid}-${serial++}.tmp`
-    await symlink(relative(dirname(path), target), temporary).catch(() => copyFile(target, temporary))
-    await rename(temporary, path)
+    const temporary = await AtomicFile.temporary(path)
+    try {
+      await symlink(relative(dirname(path), target), temporary).catch(() => copyFile(target, temporary))
+      await rename(temporary, path)
+    } catch (cause) {
+      await rm(temporary, { force: true }).catch(() => undefined)
+      throw cause
+    }
   })
-
-const decodeIndex = Schema.decodeUnknownOption(
-  Schema.fromJsonString(Schema.Struct({ weight_map: Schema.Record(Schema.String, Schema.String) }))
-)
 
 const shardsOf = (path: string): Effect.Effect<ReadonlyArray<string> | undefined> =>
   Effect.promise(() => readFile(path, "utf8").catch(() => "")).pipe(
     Effect.map((text) => {
-      const index = decodeIndex(text)
-      return Option.isNone(index) ? undefined : [...new Set(Object.values(index.value.weight_map))].sort()
+      const index = Safetensors.parseIndex(text)
+      return Option.isNone(index) ? undefined : [...new Set(index.value.values())].sort()
     })
   )
 

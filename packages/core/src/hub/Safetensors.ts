@@ -282,6 +282,16 @@ const decodeIndex = Schema.decodeUnknownOption(
   Schema.fromJsonString(Schema.Struct({ weight_map: Schema.Record(Schema.String, Schema.String) }))
 )
 
+/**
+ * Reads the text of a `model.safetensors.index.json`: the file of each tensor, by the tensor's name. None where the text
+ * is no such index; file names are as they stand there, and may be no names.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const parseIndex = (text: string): Option.Option<ReadonlyMap<string, string>> =>
+  Option.map(decodeIndex(text), ({ weight_map }) => new Map(Object.entries(weight_map)))
+
 const exists = (path: string) =>
   Effect.promise(() =>
     access(path).then(
@@ -321,9 +331,9 @@ export const readSharded: (directory: string) => Effect.Effect<Safetensors, Safe
     })
   }
   const text = yield* Effect.tryPromise({ try: () => readFile(path, "utf8"), catch: readFailure(path) })
-  const index = decodeIndex(text)
+  const index = parseIndex(text)
   if (Option.isNone(index)) return yield* fail("Index", "not JSON with a weight_map of tensor names to file names")
-  const weightMap = new Map(Object.entries(index.value.weight_map))
+  const weightMap = index.value
   const shards = [...new Set(weightMap.values())].sort()
   const tensors = new Map<string, Tensor.Tensor>()
   let metadata: Safetensors["metadata"] = {}

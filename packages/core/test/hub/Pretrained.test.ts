@@ -9,17 +9,11 @@ import type * as Config from "../../src/hub/Config.ts"
 import * as Pretrained from "../../src/hub/Pretrained.ts"
 import * as Safetensors from "../../src/hub/Safetensors.ts"
 import * as Tensor from "../../src/Tensor.ts"
+import * as Shared from "./Shared.ts"
 import * as TinyModel from "./TinyModel.ts"
 
 const directory = fs.mkdtempSync(join(tmpdir(), "attune-pretrained-"))
 afterAll(() => fs.rmSync(directory, { recursive: true, force: true }))
-
-const shared = join(import.meta.dirname, "../../../../../shared")
-const readable = (path: string) => {
-  const there = fs.existsSync(join(shared, path))
-  if (!there) process.stderr.write(`skipped: ../shared/${path} is absent\n`)
-  return there
-}
 
 let serial = 0
 const freshPath = () => join(directory, `model-${serial++}`)
@@ -414,10 +408,10 @@ describe("save", () => {
   )
 })
 
-describe.runIf(readable("fixtures"))("checkpoints written by transformers", () => {
+describe.runIf(Shared.readable("fixtures"))("checkpoints written by transformers", () => {
   it.effect.each(["gpt2", "llama-gqa", "llama-tied-llama3rope", "qwen2", "qwen3"])("%s", (name) =>
     Effect.gen(function* () {
-      const path = join(shared, "fixtures", name)
+      const path = Shared.pathOf(`fixtures/${name}`)
       const model = yield* Pretrained.loadWeights(path)
       assertSame(model.weights, (yield* Safetensors.read(join(path, "model.safetensors"))).tensors)
       const out = freshPath()
@@ -430,10 +424,10 @@ describe.runIf(readable("fixtures"))("checkpoints written by transformers", () =
   )
 })
 
-describe.runIf(readable("data/tinystories-656K"))("tinystories-656K", () => {
+describe.runIf(Shared.readable("data/tinystories-656K"))("tinystories-656K", () => {
   it.effect("is tied, although its file holds the head", () =>
     Effect.gen(function* () {
-      const model = yield* Pretrained.load(join(shared, "data/tinystories-656K"))
+      const model = yield* Pretrained.load(Shared.pathOf("data/tinystories-656K"))
       assert.strictEqual(model.decoder.headWeight, "model.embed_tokens.weight")
       assert.deepStrictEqual(model.weights.get("model.embed_tokens.weight")!.shape, [2048, 128])
       assert.isFalse(model.weights.has("lm_head.weight"))

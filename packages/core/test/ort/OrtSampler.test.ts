@@ -9,6 +9,7 @@ import * as OrtPolicy from "../../src/ort/OrtPolicy.ts"
 import type { Options } from "../../src/ort/OrtSampler.ts"
 import { ModelError } from "../../src/Policy.ts"
 import type { SampleOptionsInput } from "../../src/Sampler.ts"
+import * as Shared from "../hub/Shared.ts"
 import * as Run from "../onnx/run.ts"
 import * as TestModel from "./model.ts"
 
@@ -39,7 +40,7 @@ describe("OrtSampler", () => {
   for (const name of ["gpt2", "llama-gqa", "llama-tied-llama3rope", "qwen2", "qwen3"]) {
     it.effect(`continues ragged prompts greedily as PyTorch: ${name}`, (context) =>
       Effect.gen(function* () {
-        const directory = TestModel.sharedPath(`fixtures/${name}`)
+        const directory = Shared.find(`fixtures/${name}`)
         if (directory === undefined) return context.skip(`fixtures/${name} is not in the shared folder`)
         const { base, golden } = yield* TestModel.fixture(directory)
         const prompts = TestModel.rows(golden.get("prompt_ids")!, golden.get("prompt_mask")!)
@@ -55,8 +56,8 @@ describe("OrtSampler", () => {
 
   it.effect("continues TinyStories greedily as PyTorch", (context) =>
     Effect.gen(function* () {
-      const directory = TestModel.sharedPath("data/tinystories-656K")
-      const path = TestModel.sharedPath("fixtures/tinystories-656K.golden.json")
+      const directory = Shared.find("data/tinystories-656K")
+      const path = Shared.find("fixtures/tinystories-656K.golden.json")
       if (directory === undefined || path === undefined)
         return context.skip("tinystories-656K is not in the shared folder")
       const { greedy } = JSON.parse(readFileSync(path, "utf8"))

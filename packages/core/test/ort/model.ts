@@ -1,7 +1,7 @@
 /**
  * Tiny policies with seeded weights and a tokenizer of letters, for tests of what samples and scores.
  */
-import { existsSync, readFileSync } from "node:fs"
+import { readFileSync } from "node:fs"
 import { Effect, Result, Schema } from "effect"
 import type { Pretrained } from "../../src/hub/Pretrained.ts"
 import * as Safetensors from "../../src/hub/Safetensors.ts"
@@ -51,14 +51,6 @@ export const llama = (seed = 1, padId?: number): Pretrained =>
   pretrained(Tiny.llama({ max_position_embeddings: 96 }), seed, padId)
 
 export const gpt2 = (seed = 1): Pretrained => pretrained(Tiny.gpt2({ n_positions: 96 }), seed)
-
-const shared = new URL("../../../../../shared/", import.meta.url)
-
-/** Path of a file of the shared folder, or undefined where this checkout has none. */
-export const sharedPath = (path: string): string | undefined => {
-  const url = new URL(path, shared)
-  return existsSync(url) ? url.pathname : undefined
-}
 
 export interface Fixture {
   readonly base: Pretrained
