@@ -28,6 +28,22 @@ export const count = (name: string): Flag.Flag<number> =>
   )
 
 /**
+ * `--learning-rate`, a number above 0.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const learningRate = (description: string, byDefault: number): Flag.Flag<number> =>
+  Flag.Finite("learning-rate").pipe(
+    Flag.withDescription(`${description}. Default ${byDefault}`),
+    Flag.filter(
+      (value) => value > 0,
+      () => "a number above 0"
+    ),
+    Flag.withDefault(byDefault)
+  )
+
+/**
  * `--seed`, `--out`, `--quick`, `--resume`, `--quiet`, `--provider`, `--threads`.
  *
  * @category constants

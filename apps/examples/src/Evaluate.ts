@@ -22,39 +22,19 @@ import * as Report from "./Report.ts"
  */
 export const deskModel = fileURLToPath(new URL("../models/desk-base", import.meta.url))
 
-/**
- * A summary with the gold score that the labeller gives it; training never sees this score.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Scored {
-  readonly ticket: Ticket.Ticket
-  readonly summary: string
-  readonly score: number
-}
-
 const maxNewTokens = 40
 
-/**
- * Summaries that a policy writes for tickets, scored. Temperature 0 is greedy.
- *
- * @category running
- * @since 0.1.0
- */
-export const summaries = Effect.fn("Evaluate.summaries")(function* (
+// Gold scores of the summaries that a policy writes. Temperature 0 is greedy.
+const summaries = Effect.fn("Evaluate.summaries")(function* (
   policy: Policy.PolicyShape,
   tickets: ReadonlyArray<Ticket.Ticket>,
   options: { readonly temperature: number; readonly seed: number }
 ) {
   const completions = yield* policy.sample(tickets.map(Format.summary), { maxNewTokens, ...options })
-  return completions.map(({ text }, i): Scored => {
-    const summary = Format.answer(text)
-    return { ticket: tickets[i]!, summary, score: Labeller.score(tickets[i]!, summary) }
-  })
+  return completions.map(({ text }, i) => Labeller.score(tickets[i]!, Format.answer(text)))
 })
 
-// Share of drafts that are rewritten as the critique asks, greedily.
+// Number of drafts that are rewritten as the critique asks, greedily.
 const refinements = Effect.fn("Evaluate.refinements")(function* (
   policy: Policy.PolicyShape,
   tickets: ReadonlyArray<Ticket.Ticket>,
@@ -70,7 +50,7 @@ const refinements = Effect.fn("Evaluate.refinements")(function* (
   ).length
 })
 
-// Judgements where the right answer is the more probable one.
+// Number of judgements where the right answer is the more probable one.
 const judgements = Effect.fn("Evaluate.judgements")(function* (policy: Policy.PolicyShape, dice: Dice.Dice, n: number) {
   const rows = Array.from({ length: n }, () => Corpus.row(dice, "judgement", "test"))
   const answers = [Format.yes, Format.no].map((text) => policy.tokenizer.encode(text, { addSpecialTokens: false }))
@@ -84,7 +64,8 @@ const judgements = Effect.fn("Evaluate.judgements")(function* (policy: Policy.Po
 })
 
 /**
- * Gold scores of a policy's summaries of tickets: of the most likely ones, and of ones drawn at temperature 1.
+ * Gold scores of a policy's summaries of tickets: of the most likely ones, and of ones drawn at temperature 1. Training
+ * never sees them.
  *
  * @category running
  * @since 0.1.0
@@ -97,10 +78,9 @@ export const goldScores = Effect.fn("Evaluate.goldScores")(function* (
 ) {
   const greedy = yield* summaries(policy, tickets, { temperature: 0, seed })
   const sampled = yield* summaries(policy, tickets, { temperature: 1, seed })
-  const scores = (scored: ReadonlyArray<Scored>) => scored.map(({ score }) => score)
   return [
-    Report.mean(system, "gold score, greedy", "of 4", scores(greedy)),
-    Report.mean(system, "gold score, sampled", "of 4", scores(sampled))
+    Report.mean(system, "gold score, greedy", "of 4", greedy),
+    Report.mean(system, "gold score, sampled", "of 4", sampled)
   ]
 })
 

@@ -67,14 +67,7 @@ const flags = {
   ...CommonFlags.flags,
   steps: CommonFlags.count("steps").pipe(Flag.withDescription("Optimizer steps. Default 2000"), Flag.withDefault(2000)),
   batch: CommonFlags.count("batch").pipe(Flag.withDescription("Documents per step. Default 64"), Flag.withDefault(64)),
-  learningRate: Flag.Finite("learning-rate").pipe(
-    Flag.withDescription("Peak learning rate, after a warm-up and before a cosine. Default 3e-3"),
-    Flag.filter(
-      (value) => value > 0,
-      () => "a number above 0"
-    ),
-    Flag.withDefault(3e-3)
-  ),
+  learningRate: CommonFlags.learningRate("Peak learning rate, after a warm-up and before a cosine", 0.003),
   from: Flag.String("from").pipe(
     Flag.withMetavar("DIR"),
     Flag.withDescription("Model to go on from, with another --seed for fresh text. Default none: random weights"),
@@ -82,7 +75,7 @@ const flags = {
   ),
   tokenizer: Flag.String("tokenizer").pipe(
     Flag.withMetavar("DIR"),
-    Flag.withDescription("Folder with tokenizer.json. Default the shipped one"),
+    Flag.withDescription("Folder with tokenizer.json, for random weights. Default the shipped one"),
     Flag.withDefault(Evaluate.deskModel)
   )
 }
@@ -99,7 +92,7 @@ export const command = Command.make(
   Effect.fn("Pretrain")(function* (chosen) {
     const started = yield* Clock.currentTimeMillis
     const out = CommonFlags.directory("pretrain", chosen)
-    const steps = chosen.quick ? 20 : chosen.steps
+    const steps = chosen.quick ? Math.min(20, chosen.steps) : chosen.steps
     const program = Effect.gen(function* () {
       const base = yield* Option.match(chosen.from, {
         onSome: (directory) => Pretrained.load(directory),

@@ -58,14 +58,7 @@ const flags = {
     ),
     Flag.optional
   ),
-  learningRate: Flag.Finite("learning-rate").pipe(
-    Flag.withDescription("Peak learning rate, falling along a cosine. Default 5e-4"),
-    Flag.filter(
-      (value) => value > 0,
-      () => "a number above 0"
-    ),
-    Flag.withDefault(5e-4)
-  ),
+  learningRate: CommonFlags.learningRate("Peak learning rate, falling along a cosine", 0.0005),
   maxNewTokens: CommonFlags.count("max-new-tokens").pipe(
     Flag.withDescription("Length of the samples that are shown. Default 64"),
     Flag.withDefault(64)
@@ -81,6 +74,9 @@ interface Material {
 }
 
 const heldOutShare = 0.05
+
+// What is held out stands first, and so do the prompts that are shown.
+const mostShown = 4
 
 /**
  * `pnpm example sft`.
@@ -121,7 +117,11 @@ export const command = Command.make(
         .filter(({ tokens }) => tokens.length > 1)
       const opening = (text: string) => text.split(/\s+/).slice(0, 6).join(" ")
       const split = yield* splitOff(examples, file, "documents of two tokens or more, separated by <|endoftext|>")
-      return { ...split, prompts: documents.slice(0, 4).map(opening), tickets: [] } satisfies Material
+      return {
+        ...split,
+        prompts: documents.slice(0, Math.min(mostShown, split.heldOut.length)).map(opening),
+        tickets: []
+      } satisfies Material
     })
 
     // An example from the demonstration on a line, no longer than the model and --length allow.
@@ -155,8 +155,11 @@ export const command = Command.make(
     const fromDemonstrations = Effect.fn(function* (file: string, base: Pretrained.Pretrained) {
       const lines = yield* Stream.runCollect(JsonLines.numbered(file, Demonstration.Demonstration))
       const examples = yield* Effect.forEach(lines, (line) => fitted(file, line, base))
-      const prompts = lines.slice(0, 4).flatMap(({ value: { prompt } }) => (typeof prompt === "string" ? [prompt] : []))
-      return { ...(yield* splitOff(examples, file, "demonstrations")), prompts, tickets: [] } satisfies Material
+      const split = yield* splitOff(examples, file, "demonstrations")
+      const prompts = lines
+        .slice(0, Math.min(mostShown, split.heldOut.length))
+        .flatMap(({ value: { prompt } }) => (typeof prompt === "string" ? [prompt] : []))
+      return { ...split, prompts, tickets: [] } satisfies Material
     })
 
     const fromDesk = Effect.fn(function* (base: Pretrained.Pretrained) {
@@ -169,12 +172,16 @@ export const command = Command.make(
       return {
         train: yield* Effect.fromResult(Sft.examples(base.tokenizer, train.demonstrations)),
         heldOut: yield* Effect.fromResult(Sft.examples(base.tokenizer, test.demonstrations)),
-        prompts: test.tickets.slice(0, 4).map(Format.summary),
+        prompts: test.tickets.slice(0, mostShown).map(Format.summary),
         tickets: test.tickets
       } satisfies Material
     })
 
     const program = Effect.gen(function* () {
+      if (Option.isSome(chosen.text) && Option.isSome(chosen.demonstrations)) {
+        const message = "--text and --demonstrations are two kinds of material: give one of them"
+        return yield* new CommonFlags.ExampleError({ message })
+      }
       const base = yield* Pretrained.load(yield* Pretrained.resolve(chosen.model))
       const material = yield* Option.match(chosen.text, {
         onSome: (file) => fromText(file, base),

@@ -167,6 +167,23 @@ describe("demonstrations", () => {
     })
   )
 
+  it.live("are shown by prompts that are held out, and no others", () =>
+    Effect.gen(function* () {
+      const lines = Array.from({ length: 40 }, (_, i) => demonstration(`q${i}`, " a"))
+      const { out } = yield* sft("--demonstrations", file("forty.jsonl", lines.join("\n")))
+      const prompts = [...out.matchAll(/^prompt {2}(.*)$/gm)].map(([, prompt]) => prompt)
+      // Five in a hundred are held out.
+      assert.deepStrictEqual(prompts, ["q0", "q1"])
+    })
+  )
+
+  it.live("beside --text are refused", () =>
+    Effect.gen(function* () {
+      const [text, lines] = [file("text.txt", "a b<|endoftext|>c d"), file("two.jsonl", `${good}\n${good}`)]
+      refused(yield* sft("--text", text, "--demonstrations", lines), /--text and --demonstrations .* give one of them/)
+    })
+  )
+
   it.live("that are absent, or too few to hold any out", () =>
     Effect.gen(function* () {
       refused(yield* sft("--demonstrations", join(root, "none.jsonl")), /none\.jsonl: cannot be read: no such file/)

@@ -1,6 +1,7 @@
 /**
  * Generated support tickets: four facts (product, problem, time, request) among sentences that do not matter, in varied
- * wording. Training and test tickets share no sentence template, no layout and no fact value.
+ * wording. Training and test tickets share no sentence template, no layout, no product and no problem; days and requests
+ * are closed lists that both draw from.
  *
  * @since 0.1.0
  */
