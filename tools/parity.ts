@@ -39,6 +39,7 @@ const main = async (): Promise<boolean> => {
   const { positionals, values } = parseArgs({
     allowPositionals: true,
     options: {
+      help: { type: "boolean", default: false },
       json: { type: "boolean", default: false },
       provider: { type: "string", default: "cpu" },
       threads: { type: "string" },
@@ -46,8 +47,12 @@ const main = async (): Promise<boolean> => {
       texts: { type: "string" }
     }
   })
+  const { help, json, golden, texts, ...rest } = values
+  if (help) {
+    process.stdout.write(`${usage}\n`)
+    return true
+  }
   if (positionals.length === 0) throw new Error("no directory given")
-  const { json, golden, texts, ...rest } = values
   const options = Schema.decodeUnknownSync(Options)(rest)
   const compareAll = Effect.gen(function* () {
     let pass = true

@@ -163,6 +163,9 @@ describe("as a command", () => {
         assert.strictEqual(code, 1)
         assert.include(err, "usage: parity DIR...")
       }
+      const { code, out } = yield* run("--help")
+      assert.strictEqual(code, 0)
+      assert.include(out, "usage: parity DIR...")
     })
   )
 })
