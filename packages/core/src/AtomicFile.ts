@@ -160,8 +160,10 @@ export const temporary = async (path: string): Promise<string> => {
   // A directory may allow writing and forbid listing.
   for (const entry of await readdir(directory).catch(() => [])) {
     if (!entry.startsWith(prefix)) continue
-    const pid = /^(\d+)-\d+\.tmp$/.exec(entry.slice(prefix.length))?.[1]
-    if (pid === undefined || isRunning(Number(pid))) continue
+    const [, pid, number] = /^(\d+)-(\d+)\.tmp$/.exec(entry.slice(prefix.length)) ?? []
+    if (pid === undefined) continue
+    // A process may have the number of a dead one, in containers often: what it has not named is not its own.
+    if (Number(pid) === process.pid ? Number(number) < serial : isRunning(Number(pid))) continue
     await rm(join(directory, entry), { recursive: true, force: true }).catch(() => undefined)
   }
   return join(directory, `${prefix}${process.pid}-${serial++}.tmp`)

@@ -1,7 +1,7 @@
 import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 import { hostname, tmpdir } from "node:os"
-import { join } from "node:path"
+import { basename, join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { afterAll, vi } from "vitest"
@@ -42,6 +42,8 @@ const write = (path: string, ...parts: ReadonlyArray<string>) =>
     parts.map((part) => Buffer.from(part))
   )
 
+const temporary = (path: string) => Effect.promise(() => AtomicFile.temporary(path))
+
 describe("write", () => {
   it.effect("replaces a file, making the directories above it, and leaves nothing else", () =>
     Effect.gen(function* () {
@@ -71,6 +73,23 @@ describe("write", () => {
       yield* write(join(directory, "file"), "new")
       assert.deepStrictEqual(fs.readdirSync(directory).sort(), ["file", ...others].sort())
     })
+  )
+
+  it.effect(
+    "also where the killed process had the number that this one has, as the first of a container always does",
+    () =>
+      Effect.gen(function* () {
+        const directory = fresh()
+        fs.mkdirSync(directory)
+        const path = join(directory, "file")
+        const [given, next] = [yield* temporary(path), yield* temporary(path)]
+        fs.writeFileSync(given, "")
+        const left = `.file.${hostname()}-${process.pid}-${Number(/(\d+)\.tmp$/.exec(next)![1]) + 1}.tmp`
+        fs.mkdirSync(join(directory, left))
+        const name = yield* temporary(path)
+        assert.isFalse(fs.existsSync(name))
+        assert.deepStrictEqual(fs.readdirSync(directory), [basename(given)])
+      })
   )
 
   it.effect("leaves the old file or the new one, and nothing else, on a disk that is full at any operation", () =>
