@@ -15,7 +15,7 @@ import * as fs from "node:fs"
 import { join } from "node:path"
 import { promisify } from "node:util"
 import { Clock, Effect, Option, Schema, type Scope } from "effect"
-import { explain } from "./AtomicFile.ts"
+import { explain, makeDirectory } from "./AtomicFile.ts"
 import * as TensorBoard from "./TensorBoard.ts"
 
 /**
@@ -142,6 +142,7 @@ export interface RunLog {
 
 const fileName = "run.jsonl"
 const eventFilePrefix = "events.out.tfevents."
+const eventFileSuffix = ".attune"
 const metricName = /^[a-z][a-z0-9]*(_[a-z0-9]+)*$/
 
 const LineJson = Schema.fromJsonString(Schema.toCodecJson(Line))
@@ -219,7 +220,9 @@ const openAppender = (path: string, size: number): Appender => {
   }
 }
 
-const eventFiles = (directory: string) => fs.readdirSync(directory).filter((name) => name.startsWith(eventFilePrefix))
+// Other programs may keep their own beside them.
+const eventFiles = (directory: string) =>
+  fs.readdirSync(directory).filter((name) => name.startsWith(eventFilePrefix) && name.endsWith(eventFileSuffix))
 
 // What stays of a log that is continued after a step.
 const kept = (directory: string, step: number) => {
@@ -262,9 +265,9 @@ export const make: (
 ) {
   const path = join(directory, fileName)
   const now = yield* Clock.currentTimeMillis
-  const opening = Effect.try({
-    try: () => {
-      fs.mkdirSync(directory, { recursive: true })
+  const opening = Effect.tryPromise({
+    try: async () => {
+      await makeDirectory(directory)
       const existing = fs.existsSync(path)
       const resumed = existing && options.resumeAt !== undefined ? kept(directory, options.resumeAt) : undefined
       if (existing && resumed === undefined && options.overwrite !== true) {
@@ -273,7 +276,7 @@ export const make: (
       }
       if (resumed === undefined) for (const name of eventFiles(directory)) fs.rmSync(join(directory, name))
       const seconds = String(Math.floor(now / 1000)).padStart(10, "0")
-      const eventFile = resumed?.eventFile ?? `${eventFilePrefix}${seconds}.attune`
+      const eventFile = resumed?.eventFile ?? `${eventFilePrefix}${seconds}${eventFileSuffix}`
       const lines = openAppender(path, resumed?.size ?? 0)
       try {
         const events = openAppender(join(directory, eventFile), resumed?.eventSize ?? 0)

@@ -219,6 +219,33 @@ describe("a directory with a log", () => {
     })
   )
 
+  it.effect("is begun anew without the event files of other programs", () =>
+    Effect.gen(function* () {
+      const run = freshRun()
+      fs.mkdirSync(run)
+      const others = ["events.out.tfevents.1700000000.host.1.0", "events.out.tfevents.0000000000.host"]
+      for (const name of others) fs.writeFileSync(join(run, name), "theirs")
+      yield* steps(run, 1, 2)
+      yield* steps(run, 1, 1, { overwrite: true })
+      yield* steps(run, 2, 2, { resumeAt: 1 })
+      for (const name of others) {
+        assert.strictEqual(fs.readFileSync(join(run, name), "utf8"), "theirs")
+        fs.rmSync(join(run, name))
+      }
+      assert.deepStrictEqual(
+        events(run).map(({ step }) => step),
+        [0, 1, 2]
+      )
+    })
+  )
+
+  it.effect.skipIf(process.platform !== "linux")("where the system makes no directories is a typed error", () =>
+    Effect.gen(function* () {
+      const error = yield* Effect.flip(steps("/proc/attune/run", 1, 1))
+      assert.match(error.message, /cannot be opened: the directory does not exist/)
+    })
+  )
+
   it.effect("that cannot be written is a typed error", () =>
     Effect.gen(function* () {
       const blocker = freshRun()
