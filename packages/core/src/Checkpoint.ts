@@ -23,8 +23,9 @@ import type { Tensor } from "./Tensor.ts"
  *
  * **Details**
  *
- * `Torn`: a file is missing or has another size. `Corrupt`: a file's bytes changed. `Fingerprint`: it is from another model.
- * `State`: its state is not what the caller expects. `Version`: another version of Attune wrote it.
+ * `Missing`: there is no such directory. `Torn`: a file is missing or has another size. `Corrupt`: a file's bytes
+ * changed. `Fingerprint`: it is from another model. `State`: its state is not what the caller expects, or not JSON.
+ * `Version`: another version of Attune wrote it. `Read`, `Write`: the operating system refused.
  *
  * @category errors
  * @since 0.1.0
@@ -138,7 +139,7 @@ const namePattern = /^step-(\d{8,})(\.replaced)?$/
 const sha256 = (bytes: Uint8Array | string) => createHash("sha256").update(bytes).digest("hex")
 
 // The last field covers every byte before it, so that damage to the manifest shows like damage to the other files.
-const checksumLine = (body: string) => `,\n  "checksum": "${sha256(body)}"\n}\n`
+const checksumLine = (body: Uint8Array | string) => `,\n  "checksum": "${sha256(body)}"\n}\n`
 
 const encodeManifest = (manifest: Manifest): string => {
   const body = JSON.stringify(manifest, null, 2).slice(0, -2) // without the closing "\n}"
@@ -150,14 +151,14 @@ const checksumLength = checksumLine("").length
 const decodeManifest = Schema.decodeUnknownOption(Schema.fromJsonString(Manifest))
 
 const parseManifest = (path: string, bytes: Uint8Array): Manifest => {
-  const text = Buffer.from(bytes).toString("latin1")
   const body = bytes.subarray(0, Math.max(0, bytes.byteLength - checksumLength))
+  const rest = Buffer.from(bytes.subarray(body.byteLength)).toString("latin1")
   const damaged = new CheckpointError({
     path,
     reason: "Corrupt",
     detail: `${manifestName} does not match its checksum`
   })
-  if (text.slice(body.byteLength) !== `,\n  "checksum": "${sha256(body)}"\n}\n`) throw damaged
+  if (rest !== checksumLine(body)) throw damaged
   const manifest = decodeManifest(new TextDecoder().decode(bytes))
   if (Option.isNone(manifest) || manifest.value.format !== formatVersion) {
     const detail = `${manifestName} is not of format ${formatVersion}; another version of Attune wrote it`
@@ -366,7 +367,7 @@ export const save: (
   }
   yield* Effect.tryPromise({
     try: async () => {
-      await mkdir(root, { recursive: true })
+      await AtomicFile.makeDirectory(root)
       for (const name of await readdir(root)) {
         if (isLeftover(name)) await rm(join(root, name), { recursive: true, force: true })
       }

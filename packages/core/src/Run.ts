@@ -16,6 +16,9 @@ import type { Fields } from "./Loss.ts"
 import * as RunLog from "./RunLog.ts"
 import type { Tensor } from "./Tensor.ts"
 
+// What the log and the checkpoints of a run say about the code that wrote them.
+const versions = { attune: "0.1.0" }
+
 /**
  * Where a run is kept and how often.
  *
@@ -146,7 +149,7 @@ export const open: <F extends Fields>(
     {
       seeds: identity.seeds,
       config: { method: identity.method, steps: total, data: identity.data, ...identity.config },
-      versions: { attune: "0.1.0" }
+      versions
     },
     Option.isSome(found) ? { resumeAt: start } : options.resume === true ? { overwrite: true } : {}
   )
@@ -157,7 +160,7 @@ export const open: <F extends Fields>(
     const { step, tensors } = yield* learner.state
     // Steps whose metrics an interruption swallowed are taken again after resuming, so that the log has no gap.
     if (step === saved || step !== logged) return
-    const content = { step, fingerprint, tensors, state: {}, seeds: identity.seeds, cursor: { step } }
+    const content = { step, fingerprint, tensors, state: {}, seeds: identity.seeds, cursor: { step }, versions }
     yield* Checkpoint.save(root, content, { keepLast })
     saved = step
   })

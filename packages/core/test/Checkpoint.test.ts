@@ -282,6 +282,14 @@ describe("failures while saving", () => {
     })
   )
 
+  it.effect.skipIf(process.platform !== "linux")("a root where the system makes no directories is a typed error", () =>
+    Effect.gen(function* () {
+      const error = yield* Effect.flip(Checkpoint.save("/proc/attune/checkpoints", content(1)))
+      assert.strictEqual(error.reason, "Write")
+      assert.match(error.message, /the directory does not exist/)
+    })
+  )
+
   it.effect.skipIf(process.getuid?.() === 0)("a read-only root is a typed error", () =>
     Effect.gen(function* () {
       const root = freshRoot()
@@ -358,7 +366,15 @@ describe("failures while saving", () => {
               const child = spawn(process.execPath, ["--conditions=@attune/source", script, root, String(first)], {
                 stdio: ["ignore", "pipe", "inherit"]
               })
-              child.stdout.once("data", () => setTimeout(() => child.kill("SIGKILL"), uniformInt(random, 20, 250)))
+              // Counted in saves, so that a slow disk gets as far, and then at any moment of the next.
+              let begun = 0
+              const last = uniformInt(random, 3, 6)
+              const delay = uniformInt(random, 0, 30)
+              child.stdout.on("data", (data) => {
+                const before = begun
+                begun += String(data).length
+                if (before < last && begun >= last) setTimeout(() => child.kill("SIGKILL"), delay)
+              })
               child.once("exit", (_code, signal) => (signal === "SIGKILL" ? done() : failed(new Error("died early"))))
             })
         )

@@ -1,4 +1,4 @@
-/** Saves checkpoints until it is killed. Arguments: root, first step. Prints a line before the first save. */
+/** Saves checkpoints until it is killed. Arguments: root, first step. Prints a dot before each save. */
 import { Effect } from "effect"
 import * as Checkpoint from "../src/Checkpoint.ts"
 import * as Tensor from "../src/Tensor.ts"
@@ -7,6 +7,7 @@ const [root, first] = process.argv.slice(2)
 
 const loop = Effect.gen(function* () {
   for (let step = Number(first); ; step++) {
+    process.stdout.write(".")
     const values = new Float32Array(50_000).fill(step)
     yield* Checkpoint.save(
       root!,
@@ -24,5 +25,4 @@ const loop = Effect.gen(function* () {
   }
 })
 
-process.stdout.write("ready\n")
 await Effect.runPromise(loop)
