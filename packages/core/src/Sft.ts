@@ -64,7 +64,7 @@ export const example = (prompt: ArrayLike<number>, completion: ArrayLike<number>
  *
  * **Details**
  *
- * Prompt and completion are tokenised apart, so that training sees the prompt's tokens exactly as sampling does. Fails
+ * Prompt and completion are tokenized apart, so that training sees the prompt's tokens exactly as sampling does. Fails
  * when a conversation is given and the tokenizer has no chat template.
  *
  * @category constructors
@@ -197,9 +197,13 @@ export const train: (
     for (let step = run.step; step < total; ) {
       const until = run.until(step)
       const batches = Array.from({ length: until - step }, (_, i) => batchAt(step + i))
-      // What a failing call did take is logged before it fails.
+      // What a failing call did take is logged before it fails, with the error that it fails with.
       const metrics = yield* Effect.tapError(learner.update(batches), ({ completed = [] }) =>
-        completed.length === 0 ? Effect.void : run.record(completed)
+        completed.length === 0
+          ? Effect.void
+          : Effect.catch(run.record(completed), (error) =>
+              Effect.logError(`the steps before the failure were not recorded: ${error.message}`)
+            )
       )
       yield* run.record(metrics)
       yield* progress.update(until, { loss: metrics.at(-1)!["loss"]!, lr: metrics.at(-1)!["learning_rate"]! })

@@ -14,7 +14,8 @@ import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Result } from "effect"
 import { afterAll } from "vitest"
-import type { Learner, LearnerState } from "../src/Learner.ts"
+import * as Checkpoint from "../src/Checkpoint.ts"
+import { type Learner, LearnerError, type LearnerState } from "../src/Learner.ts"
 import type { Example } from "../src/Loss.ts"
 import * as Optimizer from "../src/onnx/Optimizer.ts"
 import * as Device from "../src/ort/Device.ts"
@@ -152,6 +153,31 @@ describe("a run on disk", () => {
       assert.match(error.message, /no checkpoint in it is whole \(of steps 4, 2\)/)
       assert.strictEqual(batches.length, 0)
       assert.strictEqual(readFileSync(join(directory, "run.jsonl"), "utf8"), log)
+    })
+  )
+
+  it.effect("says which code wrote its checkpoints", () =>
+    Effect.gen(function* () {
+      const directory = fresh()
+      yield* train(counting().learner, examples(2), { ...settings, directory })
+      const { manifest } = yield* Checkpoint.load(join(directory, "checkpoints", "step-00000002"))
+      const [header] = yield* RunLog.read(directory)
+      assert.hasAllKeys(manifest.versions, ["attune", "node"])
+      assert.deepStrictEqual(header?.type === "run" ? header.versions : undefined, manifest.versions)
+    })
+  )
+
+  it.effect("fails with what went wrong first, where the steps before it cannot be recorded either", () =>
+    Effect.gen(function* () {
+      const { learner } = counting()
+      const completed = [{ loss: 1 }, { loss: 2 }]
+      const failing: Learner<Record<never, never>> = {
+        ...learner,
+        update: () => Effect.fail(new LearnerError({ reason: "finite", step: 2, message: "first", completed })),
+        state: Effect.fail(new LearnerError({ reason: "runtime", step: -1, message: "second" }))
+      }
+      const error = yield* Effect.flip(train(failing, examples(4), { ...settings, directory: fresh() }))
+      assert.strictEqual(error.message, "first")
     })
   )
 
