@@ -3,7 +3,6 @@
  *
  * @since 0.1.0
  */
-import { dual } from "effect/Function"
 
 /**
  * Why sampling ended: a stop token or stop string was produced, or the limit of new tokens was reached.
@@ -47,26 +46,3 @@ export const make = (completion: Completion): Completion => {
   }
   return completion
 }
-
-/**
- * Keeps the first `length` tokens. A completion that loses tokens ends with reason `length`; `text` is the new text.
- *
- * @category transforming
- * @since 0.1.0
- */
-export const take: {
-  (length: number, text: string): (self: Completion) => Completion
-  (self: Completion, length: number, text: string): Completion
-} = dual(
-  3,
-  (self: Completion, length: number, text: string): Completion =>
-    length >= self.tokens.length
-      ? self
-      : {
-          tokens: self.tokens.subarray(0, length),
-          logprobs: self.logprobs.subarray(0, length),
-          untemperedLogprobs: self.untemperedLogprobs.subarray(0, length),
-          text,
-          finishReason: "length"
-        }
-)

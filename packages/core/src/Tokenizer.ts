@@ -38,7 +38,7 @@ export interface Tokenizer {
   readonly vocabSize: number
   readonly bosId: number | undefined
   readonly eosId: number | undefined
-  /** Ids that end an answer: those that `generation_config.json` lists, which chat models do, else `eosId`. */
+  /** Ids that end an answer: those that `generation_config.json` lists, else those of `config.json`, else `eosId`. */
   readonly stopIds: ReadonlyArray<number>
   /** The padding id; the end-of-text id where the files name none. Masks never come from it: see `Tokens`. */
   readonly padId: number | undefined
@@ -202,13 +202,8 @@ const isLlama = (json: TokenizerJson, config: typeof TokenizerConfig.Type): bool
   json.model.type === "BPE" &&
   json.model["byte_fallback"] === true // byte-level files that misname their class stay as they are
 
-/**
- * The `tokenizer.json` that stands for GPT-2's older pair of files, `vocab.json` and `merges.txt`.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const byteLevelBpe = (vocab: Readonly<Record<string, number>>, merges: string): Record<string, unknown> => ({
+/** The `tokenizer.json` that stands for GPT-2's older pair of files, `vocab.json` and `merges.txt`. */
+const byteLevelBpe = (vocab: Readonly<Record<string, number>>, merges: string): Record<string, unknown> => ({
   version: "1.0",
   added_tokens: Object.entries(vocab)
     .filter(([content]) => content === "<|endoftext|>")
@@ -233,7 +228,7 @@ export const byteLevelBpe = (vocab: Readonly<Record<string, number>>, merges: st
 })
 
 /**
- * Makes a tokenizer from the contents of its files; `load` reads them.
+ * Makes a tokenizer from the contents of its files, by name; `load` reads them. `directory` stands in messages.
  *
  * @category constructors
  * @since 0.1.0
@@ -246,10 +241,7 @@ export const fromFiles = (
     const at = (file: string) => `${directory}/${file}`
     const read = <A>(file: string, schema: Schema.Codec<A, unknown>): Result.Result<A | undefined, TokenizerError> => {
       const bytes = contents.get(file)
-      if (bytes === undefined) return Result.succeed(undefined)
-      return Schema.decodeUnknownResult(Schema.fromJsonString(schema))(text(bytes)).pipe(
-        Result.mapError((error) => new TokenizerError({ file: at(file), reason: `cannot be used: ${error.message}` }))
-      )
+      return bytes === undefined ? Result.succeed(undefined) : decodeJson(at(file), "cannot be used", schema, bytes)
     }
 
     const config = (yield* read("tokenizer_config.json", TokenizerConfig)) ?? {}
@@ -411,7 +403,8 @@ export const numeric = (vocabSize: number): Tokenizer => {
  * **Details**
  *
  * Special tokens are the ones that `tokenizer_config.json` names, then `special_tokens_map.json`, then the ids in the
- * model's own `config.json`. `generation_config.json` may list several ids that end an answer.
+ * model's own `config.json`. Several ids that end an answer are those that `generation_config.json` lists, or
+ * `config.json` where it does not.
  *
  * @category constructors
  * @since 0.1.0
@@ -468,16 +461,22 @@ const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes)
 
 const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
 
+const decodeJson = <A>(
+  file: string,
+  complaint: string,
+  schema: Schema.Codec<A, unknown>,
+  bytes: Uint8Array
+): Result.Result<A, TokenizerError> =>
+  Schema.decodeUnknownResult(Schema.fromJsonString(schema))(text(bytes)).pipe(
+    Result.mapError((error) => new TokenizerError({ file, reason: `${complaint}: ${error.message}` }))
+  )
+
 const tokenizerJson = (
   contents: ReadonlyMap<string, Uint8Array>,
   at: (file: string) => string
 ): Result.Result<TokenizerJson, TokenizerError> => {
   const decode = <A>(file: string, schema: Schema.Codec<A, unknown>, bytes: Uint8Array) =>
-    Schema.decodeUnknownResult(Schema.fromJsonString(schema))(text(bytes)).pipe(
-      Result.mapError(
-        (error) => new TokenizerError({ file: at(file), reason: `is not a tokenizer file: ${error.message}` })
-      )
-    )
+    decodeJson(at(file), "is not a tokenizer file", schema, bytes)
   const bytes = contents.get("tokenizer.json")
   if (bytes !== undefined) return decode("tokenizer.json", TokenizerJson, bytes)
   const vocab = contents.get("vocab.json")

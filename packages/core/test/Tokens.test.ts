@@ -81,12 +81,4 @@ describe("Rollout", () => {
     assert.throws(() => Completion.make({ ...completion, logprobs: Float32Array.of(1) }), /logprobs/)
     assert.strictEqual(Rollout.make({ prompt, completion, values: Float32Array.of(1, 2) }).values?.length, 2)
   })
-
-  it("a shortened completion keeps arrays in step and says that it was cut", () => {
-    const cut = Completion.take(completion, 1, " the")
-    assert.deepStrictEqual([...cut.tokens], [7])
-    assert.deepStrictEqual([...cut.logprobs], [-1])
-    assert.strictEqual(cut.finishReason, "length")
-    assert.strictEqual(Completion.take(completion, 2, " there"), completion)
-  })
 })
