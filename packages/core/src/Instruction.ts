@@ -36,7 +36,7 @@ const Fields = { ...Told, prompt: Prompt.FileContent, completion: Prompt.FileCon
  *
  * **Details**
  *
- * `instruction` is what relabelling replaces (arXiv:2302.05206 writes `p`); `prompt` is the query that stays (`q`).
+ * `instruction` is what relabelling replaces (arXiv:2302.05206 writes `p`); `prompt` is what stays (`q`).
  * Decodes `{ instruction?, prompt, completion, satisfied }` and the unpaired preferences of KTO, which call the verdict
  * `label`. Encodes the former.
  *

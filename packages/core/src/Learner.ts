@@ -13,7 +13,8 @@ import type { Tensor } from "./Tensor.ts"
 /**
  * Reports that an update was refused or failed. `reason` says which: an `input` that cannot be learned from (the message
  * names step and example), a loss or gradient that was not `finite` (parameters are those before that step), or the
- * `runtime`. `completed`: what the steps of the same call reported that were taken before.
+ * `runtime`. `step`: how many steps had been taken before it, so that the first is step 0; -1 where state was moved.
+ * `completed`: what the steps of the same call reported that were taken before.
  *
  * @category errors
  * @since 0.1.0

@@ -165,7 +165,7 @@ export const maskedMean = (values: ArrayLike<number>, mask: ArrayLike<number>): 
 }
 
 /**
- * Sums each row over the entries that the mask keeps. Shapes: `values` and `mask` `[B, T]`; result `[B]`.
+ * Sums each row over the entries that the mask keeps. Shapes: `values` and `mask` `[B, T]`; result `[B]`. `length`: `T`.
  *
  * @category math
  * @since 0.1.0

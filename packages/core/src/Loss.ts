@@ -54,8 +54,8 @@ export interface Example<F extends Fields = Fields> {
  * **Details**
  *
  * `logprobs` `[N]`: log-probs of the target tokens under the model that is being updated, nats, temperature 1.
- * `entropy` `[N]`: entropy of the distributions that they were drawn from. `weights` `[N]`: add up to one over the
- * optimizer step. `fields`: the tensors that the loss asked for.
+ * `entropy` `[N]`: entropy of that model's distributions at the same places, nats. `weights` `[N]`: add up to one over
+ * the optimizer step. `fields`: the tensors that the loss asked for.
  *
  * @category models
  * @since 0.1.0

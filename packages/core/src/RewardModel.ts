@@ -33,7 +33,7 @@ export class RewardModelError extends Schema.TaggedError<RewardModelError>()("Re
  * @since 0.1.0
  */
 export interface Answer {
-  readonly prompt: Pick<Prompt, "text" | "tokens" | "messages">
+  readonly prompt: Prompt
   readonly completion: Pick<Completion, "text" | "tokens">
 }
 

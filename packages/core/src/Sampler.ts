@@ -29,7 +29,7 @@ export const SampleOptions = Schema.Struct({
   topK: Schema.Int.check(Schema.isGreaterThanOrEqualTo(0)).pipe(Schema.withDecodingDefaultKey(Effect.succeed(0))),
   /** Keeps the smallest set of most likely tokens whose probability reaches `topP`, in `(0, 1]`. Default 1. */
   topP: Positive.check(Schema.isLessThanOrEqualTo(1)).pipe(Schema.withDecodingDefaultKey(Effect.succeed(1))),
-  /** Divides positive and multiplies negative logits of tokens already present, `>= 1`. Default 1. */
+  /** Divides positive and multiplies negative logits of tokens already present, `> 0`; 1, the default, changes none. */
   repetitionPenalty: Positive.pipe(Schema.withDecodingDefaultKey(Effect.succeed(1))),
   /** Each row draws from its own stream, seeded by this and the prompt's place unless `rowSeeds` says otherwise. */
   seed: Schema.Int.pipe(Schema.withDecodingDefaultKey(Effect.succeed(0))),
@@ -73,8 +73,8 @@ export interface Finished {
 }
 
 /**
- * What draws completions. Prompts are texts, which are tokenised with the model's special tokens, or prompts already
- * tokenised. `sample` returns completions in the order of the prompts; `stream` emits each as its row finishes.
+ * What draws completions. Prompts are texts, which are tokenized with the model's special tokens, or prompts already
+ * tokenized. `sample` returns completions in the order of the prompts; `stream` emits each as its row finishes.
  *
  * @category models
  * @since 0.1.0
