@@ -27,7 +27,7 @@ export const constant =
     rate
 
 /**
- * Straight line from `rate` at step 0 to `floor` at step `steps`.
+ * Straight line from `rate` at step 0 to `floor` at step `steps`, which counts as 1 below that.
  *
  * @category constructors
  * @since 0.1.0
@@ -35,10 +35,11 @@ export const constant =
 export const linear =
   (rate: number, steps: number, floor = 0): LearningRate =>
   (step) =>
-    floor + (rate - floor) * Math.max(0, 1 - step / steps)
+    floor + (rate - floor) * Math.max(0, 1 - step / Math.max(1, steps))
 
 /**
  * Half a cosine from `rate` at step 0 to `floor` at step `steps`: `floor + (rate - floor) (1 + cos(π s / S)) / 2`.
+ * `steps` counts as 1 below that.
  *
  * @category constructors
  * @since 0.1.0
@@ -46,7 +47,7 @@ export const linear =
 export const cosine =
   (rate: number, steps: number, floor = 0): LearningRate =>
   (step) =>
-    floor + (rate - floor) * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, step / steps)))
+    floor + (rate - floor) * 0.5 * (1 + Math.cos(Math.PI * Math.min(1, step / Math.max(1, steps))))
 
 /**
  * Rises in a straight line over `steps` steps from the fraction `from` of the full rate, 0 by default, then follows

@@ -47,6 +47,13 @@ it("stays at the floor after the last step", () => {
   assert.strictEqual(LearningRate.linear(1, 4)(5), 0)
 })
 
+it("is a rate, and no quotient of zeros, where a warm-up leaves no steps to what follows", () => {
+  for (const make of [LearningRate.linear, LearningRate.cosine]) {
+    const rate = LearningRate.warmUp(4, make(1, 0, 0.25))
+    assert.deepStrictEqual([0, 2, 4, 5].map(rate), [0, 0.5, 1, 0.25])
+  }
+})
+
 it("counts the steps of what follows a warm-up from its end", () => {
   const rate = LearningRate.warmUp(2, LearningRate.linear(1, 4))
   assert.deepStrictEqual([0, 1, 2, 3, 6].map(rate), [0, 0.5, 1, 0.75, 0])
