@@ -96,23 +96,3 @@ export const rotate = (g: Graph, x: Value, { cos, rows, sin }: Angles): Value =>
   const turned = Op.RotaryEmbedding(g, Op.Reshape(g, x, [m, 1, width]), rows, cos, sin)
   return Op.Reshape(g, turned, [m, width])
 }
-
-/**
- * {@link rotate} from plain operators, for providers without the fused one.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const rotatePlain = (g: Graph, x: Value, { cos, sin }: Angles): Value => {
-  const [m, width] = x.shape as [GraphOf.Dim, number]
-  const half = cos.shape[1] as number
-  const [first, second] = Op.Split(g, Op.Reshape(g, x, [m, width / (2 * half), 2 * half]), [half, half], 2)
-  const table = (t: Value) => Op.Reshape(g, t, [m, 1, half])
-  const [c, s] = [table(cos), table(sin)]
-  const turned = Op.Concat(
-    g,
-    [Op.Sub(g, Op.Mul(g, first!, c), Op.Mul(g, second!, s)), Op.Add(g, Op.Mul(g, second!, c), Op.Mul(g, first!, s))],
-    2
-  )
-  return Op.Reshape(g, turned, [m, width])
-}
