@@ -11,15 +11,33 @@ const filled = (shapes: Readonly<Record<string, ReadonlyArray<number>>>, seed: n
 }
 
 describe("gelu", () => {
-  const shapes = { up: [3, 4], upBias: [4], down: [4, 2], downBias: [2] }
+  const shapes = { up: [2, 3], upBias: [3], down: [3, 2], downBias: [2] }
+  // By PyTorch: gelu(1), gelu(-2), gelu(0.5).
+  const values = {
+    none: [0.8413447, -0.0455003, 0.3457312],
+    tanh: [0.841192, -0.0454023, 0.345714]
+  } as const
   for (const approximate of ["none", "tanh"] as const) {
-    it.effect(`has the gradients of differences: ${approximate}`, () => {
-      const fragment: Differences.Fragment = {
-        trains: { x: ["M", 3], ...shapes },
-        build: (g, x) => Mlp.gelu(g, x("x"), [x("up"), x("upBias")], [x("down"), x("downBias")], approximate)
-      }
-      return Differences.check(fragment, [filled({ x: [2, 3], ...shapes }, 1)])
-    })
+    it.effect(`stands between the matrices, and has the gradients of differences: ${approximate}`, () =>
+      Effect.gen(function* () {
+        const fragment: Differences.Fragment = {
+          trains: { x: ["M", 2], ...shapes },
+          build: (g, x) => Mlp.gelu(g, x("x"), [x("up"), x("upBias")], [x("down"), x("downBias")], approximate)
+        }
+        // x up + upBias = [1, -2, 0.5]
+        const one = {
+          x: Tensor.float32([1, -1], [1, 2]),
+          up: Tensor.float32([1, 0, 0, 0, 1, 1], [2, 3]),
+          upBias: Tensor.float32([0, -1, 1.5]),
+          down: Tensor.float32([1, 0, 2, 1, 0, -1], [3, 2]),
+          downBias: Tensor.float32([10, 20])
+        }
+        const [a, b, c] = values[approximate]
+        const { y } = yield* Run.once(Differences.forward(fragment), one)
+        Run.close(Run.numbers(y), [a + 2 * b + 10, b - c + 20], "gelu", { absolute: 1e-6, relative: 2e-7 })
+        yield* Differences.check(fragment, [one, filled({ x: [3, 2], ...shapes }, 1)])
+      })
+    )
   }
 })
 

@@ -43,11 +43,23 @@ describe("rmsNorm", () => {
 })
 
 describe("layerNorm", () => {
-  it.effect("has the gradients of differences", () => {
-    const fragment: Differences.Fragment = {
-      trains: { x: ["N", width], weight: [width], bias: [width] },
-      build: (g, x) => Norm.layerNorm(g, x("x"), x("weight"), x("bias"), 1e-5)
-    }
-    return Differences.check(fragment, [{ ...feeds(3, 4), bias: Differences.real(Run.seeded(5), [width]) }])
-  })
+  it.effect("adds epsilon to the variance, and has the gradients of differences", () =>
+    Effect.gen(function* () {
+      const fragment: Differences.Fragment = {
+        trains: { x: ["N", width], weight: [width], bias: [width] },
+        build: (g, x) => Norm.layerNorm(g, x("x"), x("weight"), x("bias"), 0.5)
+      }
+      const given = { ...feeds(3, 4), bias: Differences.real(Run.seeded(5), [width]) }
+      const centred = given.x.data.map((value, i) => {
+        const row = given.x.data.slice(i - (i % width), i - (i % width) + width)
+        return value - row.reduce((sum, a) => sum + a, 0) / width
+      })
+      // The root mean square of what is left is the standard deviation.
+      const scaled = normalised({ ...given, x: { ...given.x, data: centred } }, 0.5)
+      const expected = scaled.map((value, i) => value + given.bias.data[i % width]!)
+      const { y } = yield* Run.once(Differences.forward(fragment), given)
+      Run.close(Run.numbers(y), expected, "norm", { absolute: 1e-6, relative: 1e-6 })
+      yield* Differences.check(fragment, [given])
+    })
+  )
 })
