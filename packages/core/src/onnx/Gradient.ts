@@ -9,7 +9,7 @@
 import { Result, Schema } from "effect"
 import type { ForwardNode, GradientRule, ScatterAdd } from "./GradientRules.ts"
 import { gradientRules, NotDifferentiable } from "./GradientRules.ts"
-import type { Value } from "./Graph.ts"
+import type { Derivative, Node, Value } from "./Graph.ts"
 import * as Graph from "./Graph.ts"
 import * as Op from "./Op.ts"
 import * as Shape from "./Shape.ts"
@@ -62,6 +62,12 @@ const unbroadcast = (g: Graph.Graph, dy: Value, shape: Graph.Shape): Value => {
  * `loss` is a scalar. A parameter that the loss does not depend on has no entry. Parameters are values of this graph or
  * of one around it.
  *
+ * **Gotchas**
+ *
+ * Rules read the attributes that `Op` writes. A graph read from a file may carry others (a softmax over another axis,
+ * `alpha` of a `Gemm`), and its gradient would be wrong. Throws where a derivative stated with `Graph.derive` leaves out
+ * a parameter that its fragment reads.
+ *
  * @category constructors
  * @since 0.1.0
  */
@@ -93,18 +99,37 @@ export const backward = (
     return sum
   }
 
+  const asked = new Set(parameters.map((parameter) => parameter.name))
+  const producers = new Map(forward.flatMap((node) => node.outputs.map((name) => [name, node] as const)))
+  // A parameter that the fragment of `node` reads beside its stated inputs: silence would leave it untrained.
+  const overlooked = (node: Node, { inputs }: Derivative): string | undefined => {
+    const seen = new Set(inputs.map((input) => input.name))
+    const open = [...Graph.reads(node)]
+    for (const name of open) {
+      if (seen.has(name) || !trainable.has(name)) continue
+      if (asked.has(name)) return name
+      seen.add(name)
+      open.push(...Graph.reads(producers.get(name)!))
+    }
+    return undefined
+  }
+
   parts.set(loss.name, [Graph.scalar(graph, 1)])
   for (const node of forward.toReversed()) {
     if (!node.outputs.some((name) => trainable.has(name) && parts.has(name))) continue
     const outputs = node.outputs.map((name) => Graph.value(graph, name))
     const gradients = outputs.map(gradient)
-    const at = node.outputs.findIndex((name, i) => gradients[i] !== undefined && graph.derivatives.has(name))
-    const stated = graph.derivatives.get(node.outputs[at] ?? "")
-    if (stated !== undefined) {
-      const dxs = stated.rule(gradients[at]!)
-      for (const [i, input] of stated.inputs.entries()) contribute(input, dxs[i]!)
-      continue
+    for (const [i, { name }] of outputs.entries()) {
+      const stated = graph.derivatives.get(name)
+      const dy = gradients[i]
+      if (stated === undefined || dy === undefined) continue
+      const forgotten = overlooked(node, stated)
+      if (forgotten !== undefined) throw new Error(`the derivative stated for ${name} leaves out ${forgotten}`)
+      const dxs = stated.rule(dy)
+      for (const [j, input] of stated.inputs.entries()) contribute(input, dxs[j]!)
+      gradients[i] = undefined
     }
+    if (gradients.every((dy) => dy === undefined)) continue
     const inputs = node.inputs.map((name) => (name === "" ? undefined : Graph.value(graph, name)))
     const rule = (gradientRules as Readonly<Record<string, GradientRule | undefined>>)[node.op]
     const missing = () => Result.fail(new MissingGradientRule({ op: node.op, node: node.name }))

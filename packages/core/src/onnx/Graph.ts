@@ -18,6 +18,24 @@ import * as Tensors from "../Tensor.ts"
 export const opset = 20
 
 /**
+ * How ONNX numbers dtypes: `TensorProto.DataType`.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const elementTypes: Readonly<Record<DType, number>> = {
+  float32: 1,
+  uint8: 2,
+  int8: 3,
+  int32: 6,
+  int64: 7,
+  bool: 9,
+  float16: 10,
+  float64: 11,
+  bfloat16: 16
+}
+
+/**
  * A dimension: a number, or the name of a size that is known only when the graph runs, such as `"B"` or `"T"`.
  *
  * @category models
@@ -216,7 +234,10 @@ export const append = (
   attributes: Readonly<Record<string, Attribute>> = {},
   options: { readonly domain?: string; readonly names?: ReadonlyArray<string> } = {}
 ): ReadonlyArray<Value> => {
-  const name = `${graph.name}/${op}_${graph.nodes.length}`
+  // After `prune` the number of nodes may be that of a node which is still there.
+  let number = graph.nodes.length
+  while (graph.values.has(`${graph.name}/${op}_${number}`)) number++
+  const name = `${graph.name}/${op}_${number}`
   const values = outputs.map((output, i) =>
     register(graph, { ...output, name: options.names?.[i] ?? (i === 0 ? name : `${name}:${i}`) })
   )
@@ -236,8 +257,8 @@ export const append = (
  *
  * **Details**
  *
- * The walk stops at `output` and continues at `inputs`; values in between must not be used outside the fragment where
- * their gradient would matter.
+ * The walk continues at `inputs`, which must be all that the fragment reads of parameters and what depends on them. A
+ * value in between may be used outside the fragment: its operators' rules apply to that use.
  *
  * @category constructors
  * @since 0.1.0
@@ -331,7 +352,10 @@ export const prune = (graph: Graph): Graph => {
   const kept: Array<Node> = []
   for (const node of graph.nodes.toReversed()) {
     if (!node.outputs.some((name) => needed.has(name))) {
-      for (const name of node.outputs) graph.values.delete(name)
+      for (const name of node.outputs) {
+        graph.values.delete(name)
+        graph.derivatives.delete(name)
+      }
       continue
     }
     kept.push(node)

@@ -13,7 +13,7 @@ import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire"
 import { Effect, Result, Schema } from "effect"
 import * as Tensor from "../Tensor.ts"
 import type { Attribute, Graph, Node, Value } from "./Graph.ts"
-import { make, opset } from "./Graph.ts"
+import { elementTypes, make, opset } from "./Graph.ts"
 import {
   type AttributeProto,
   AttributeProtoSchema,
@@ -78,18 +78,6 @@ export class OnnxFileError extends Schema.TaggedError<OnnxFileError>()("OnnxFile
 /** The IR version that belongs to opset 20 (ONNX 1.15). */
 const irVersion = 9n
 
-const dataTypes: Readonly<Record<Tensor.DType, DataType>> = {
-  float32: DataType.FLOAT,
-  float16: DataType.FLOAT16,
-  bfloat16: DataType.BFLOAT16,
-  float64: DataType.DOUBLE,
-  int64: DataType.INT64,
-  int32: DataType.INT32,
-  int8: DataType.INT8,
-  uint8: DataType.UINT8,
-  bool: DataType.BOOL
-}
-
 // ---------------------------------------------------------------------------------------------------------------------
 // Graph to ModelProto
 // ---------------------------------------------------------------------------------------------------------------------
@@ -98,7 +86,7 @@ const tensorProto = (name: string, tensor: Tensor.Tensor): TensorProto =>
   create(TensorProtoSchema, {
     name,
     dims: tensor.shape.map(BigInt),
-    dataType: dataTypes[tensor.dtype],
+    dataType: elementTypes[tensor.dtype],
     rawData: Tensor.toBytes(tensor) as Uint8Array<ArrayBuffer>
   })
 
@@ -109,7 +97,7 @@ const valueInfo = (value: Value): ValueInfoProto =>
       value: {
         case: "tensorType",
         value: create(TypeProto_TensorSchema, {
-          elemType: dataTypes[value.dtype],
+          elemType: elementTypes[value.dtype],
           shape: create(TensorShapeProtoSchema, {
             dim: value.shape.map((dim) =>
               create(TensorShapeProto_DimensionSchema, {
@@ -377,7 +365,7 @@ const fail = (path: string, reason: string): Result.Result<never, OnnxFileError>
   Result.fail(new OnnxFileError({ path, reason }))
 
 const dtypes: ReadonlyMap<number, Tensor.DType> = new Map(
-  Object.entries(dataTypes).map(([dtype, dataType]) => [dataType, dtype as Tensor.DType])
+  Object.entries(elementTypes).map(([dtype, dataType]) => [dataType, dtype as Tensor.DType])
 )
 
 const dataTypeName = (dataType: number): string =>
@@ -386,7 +374,10 @@ const dataTypeName = (dataType: number): string =>
 const dtypeOf = (path: string, owner: string, dataType: number): Decoded<Tensor.DType> => {
   const dtype = dtypes.get(dataType)
   return dtype === undefined
-    ? fail(path, `${owner} has element type ${dataTypeName(dataType)}; known are ${Object.keys(dataTypes).join(", ")}`)
+    ? fail(
+        path,
+        `${owner} has element type ${dataTypeName(dataType)}; known are ${Object.keys(elementTypes).join(", ")}`
+      )
     : Result.succeed(dtype)
 }
 

@@ -2,8 +2,7 @@
  * The operators that Attune builds graphs from, one function each, under the operator's ONNX name.
  *
  * Every function appends one node and returns its output with dtype and shape resolved. Operators of ONNX Runtime's own
- * stand at the end. Norm and rotary embedding have plain forms beside their only users, `Norm.rmsNormPlain` and
- * `Rope.rotatePlain`; `FusedMatMul` is `MatMul` of a transpose, and a `Mul`.
+ * stand at the end; the one that not every provider computes in full has a plain form, `Norm.rmsNormPlain`.
  *
  * @since 0.1.0
  */
@@ -165,20 +164,8 @@ export const Clip = (g: G, x: Value, low: Value, high: Value): Value => one(g, "
 export const Where = (g: G, condition: Value, a: Value, b: Value): Value =>
   one(g, "Where", [condition, a, b], a.dtype, Shape.broadcast(condition.shape, Shape.broadcast(a.shape, b.shape)))
 
-const castCodes: Readonly<Record<DType, number>> = {
-  float32: 1,
-  uint8: 2,
-  int8: 3,
-  int32: 6,
-  int64: 7,
-  bool: 9,
-  float16: 10,
-  float64: 11,
-  bfloat16: 16
-}
-
 export const Cast = (g: G, x: Value, to: DType): Value =>
-  x.dtype === to ? x : one(g, "Cast", [x], to, x.shape, { to: { int: castCodes[to] } })
+  x.dtype === to ? x : one(g, "Cast", [x], to, x.shape, { to: { int: Graph.elementTypes[to] } })
 
 // ---- reduction
 
@@ -508,8 +495,8 @@ export const FusedMatMul = (
 }
 
 /**
- * Rotary position embedding, halves rotated as in Llama. `x` `[B, H, T, Dh]`, `positions` `[B, T]`, the tables
- * `[positions, Dh / 2]`.
+ * Rotary position embedding, halves rotated as in Llama. `x` `[B, H, T, Dh]` or `[B, T, H * Dh]`, `positions` `[B, T]`,
+ * the tables `[positions, Dh / 2]`.
  */
 export const RotaryEmbedding = (g: G, x: Value, positions: Value, cos: Value, sin: Value): Value =>
   one(g, "RotaryEmbedding", [x, positions, cos, sin], x.dtype, x.shape, {}, contrib)

@@ -13,6 +13,7 @@ import type { Value } from "./Graph.ts"
 import * as Graph from "./Graph.ts"
 import * as Op from "./Op.ts"
 import * as Optimizer from "./Optimizer.ts"
+import * as Shape from "./Shape.ts"
 
 /**
  * A trainable or frozen tensor of the model.
@@ -216,15 +217,10 @@ const optimize = (
     const decays = optimizer.weightDecay !== 0 && parameters[i]!.decays
     const scalars = { keep: decays ? keep! : null, stepSize: stepSize!, epsilon: epsilon!, clip: factor }
     const gradient = gradients[i]!
-    return String(slot.weight.shape) === String(gradient.shape)
+    const { shape } = slot.weight
+    return Shape.equals(shape, gradient.shape)
       ? Optimizer.update(updated, optimizer, slot, gradient, scalars)
-      : Optimizer.updatePieces(
-          updated,
-          optimizer,
-          slot,
-          shaped(updated, gradient, slot.weight.shape as ReadonlyArray<number>),
-          scalars
-        )
+      : Optimizer.updatePieces(updated, optimizer, slot, Op.Reshape(updated, gradient, shape), scalars)
   })
   const nextEma = state.ema.map((average, i) => {
     const decay = step.ema!
@@ -267,13 +263,9 @@ const declareState = (g: Graph.Graph, step: TrainStep, prefix: string, carried: 
   return { slots, ema }
 }
 
-// A view of the same numbers in another shape.
-const shaped = (g: Graph.Graph, x: Value, shape: ReadonlyArray<number>): Value =>
-  String(x.shape) === String(shape) ? x : Op.Reshape(g, x, shape)
-
 const lookUp = (g: Graph.Graph, step: TrainStep, state: State, frozen: (name: string) => Value) => {
   const trained = new Map(
-    trainableOf(step).map(({ name, shape }, i) => [name, shaped(g, state.slots[i]!.weight, shape)])
+    trainableOf(step).map(({ name, shape }, i) => [name, Op.Reshape(g, state.slots[i]!.weight, shape)])
   )
   return (name: string): Value => trained.get(name) ?? frozen(name)
 }
@@ -360,12 +352,12 @@ const repeat = (
   const outputs = Op.Loop(
     top,
     trips,
-    starts.map((x, i) => shaped(top, x, carried[i]!.shape as ReadonlyArray<number>)),
+    starts.map((x, i) => Op.Reshape(top, x, carried[i]!.shape)),
     Graph.prune(body),
     { scans: "k" }
   )
   for (const [i, name] of stateNames(step).entries()) {
-    Graph.output(top, next(name), shaped(top, outputs[i]!, starts[i]!.shape as ReadonlyArray<number>))
+    Graph.output(top, next(name), Op.Reshape(top, outputs[i]!, starts[i]!.shape))
   }
   Graph.output(top, "metrics", outputs.at(-1)!)
   return Result.succeed(Graph.prune(top))

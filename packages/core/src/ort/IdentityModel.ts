@@ -2,24 +2,12 @@
  * The smallest useful ONNX file: one `Identity` node over a tensor of any shape.
  *
  * It moves tensors between host and device, and shows whether a provider really runs. Encoded by hand (protobuf wire
- * format), so that the worker and the probe need nothing but ONNX Runtime.
+ * format), so that the worker and the probe load no protobuf library.
  *
  * @since 0.1.0
  */
+import { elementTypes } from "../onnx/Graph.ts"
 import type { DType } from "../Tensor.ts"
-
-// TensorProto.DataType of each dtype
-const elementType: Readonly<Record<DType, number>> = {
-  float32: 1,
-  uint8: 2,
-  int8: 3,
-  int32: 6,
-  int64: 7,
-  bool: 9,
-  float16: 10,
-  float64: 11,
-  bfloat16: 16
-}
 
 type Bytes = ReadonlyArray<number>
 
@@ -31,7 +19,7 @@ const text = (field: number, value: string): Bytes => bytes(field, [...new TextE
 // ValueInfoProto { name, type { tensor_type { elem_type } } }: no shape field, so any rank is accepted
 const valueInfo = (name: string, dtype: DType): Bytes => [
   ...text(1, name),
-  ...bytes(2, bytes(1, int(1, elementType[dtype])))
+  ...bytes(2, bytes(1, int(1, elementTypes[dtype])))
 ]
 
 /**

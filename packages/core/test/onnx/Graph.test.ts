@@ -257,4 +257,16 @@ describe("prune", () => {
       assert.deepStrictEqual(Run.numbers(z), [14, 28])
     })
   )
+
+  it("leaves names free that no node has, and forgets derivatives that were stated for dead nodes", () => {
+    const g = Graph.make("g")
+    const x = Graph.input(g, "x", "float32", ["B"])
+    const dead = Graph.derive(g, Op.Exp(g, x), [x], (dy) => [dy])
+    Graph.output(g, "y", Op.Neg(g, Op.Neg(g, Op.Neg(g, x))))
+    Graph.prune(g)
+    assert.isFalse(g.derivatives.has(dead.name))
+    const more = Array.from({ length: 4 }, () => Op.Neg(g, x).name)
+    assert.strictEqual(new Set([...g.nodes.flatMap(({ outputs }) => outputs), ...more]).size, g.nodes.length)
+    assert.deepStrictEqual(Graph.check(g), [])
+  })
 })

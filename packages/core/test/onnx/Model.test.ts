@@ -6,6 +6,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Effect, Result, Schema } from "effect"
 import { InferenceSession, Tensor as OrtTensor } from "onnxruntime-node"
 import type { Attribute, Graph, Node, Value } from "../../src/onnx/Graph.ts"
+import { elementTypes } from "../../src/onnx/Graph.ts"
 import {
   TensorProto_DataLocation as DataLocation,
   TensorProto_DataType as DataType,
@@ -259,6 +260,20 @@ describe("encode", () => {
       ["b", "2"],
       ["a", "1"]
     ])
+  })
+
+  it("numbers dtypes as ONNX does", () => {
+    assert.deepStrictEqual(elementTypes, {
+      float32: DataType.FLOAT,
+      float16: DataType.FLOAT16,
+      bfloat16: DataType.BFLOAT16,
+      float64: DataType.DOUBLE,
+      int64: DataType.INT64,
+      int32: DataType.INT32,
+      int8: DataType.INT8,
+      uint8: DataType.UINT8,
+      bool: DataType.BOOL
+    })
   })
 
   it("gives what the protobuf library reads as the same message", () => {
