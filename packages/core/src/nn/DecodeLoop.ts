@@ -4,8 +4,8 @@
  * The cache has two parts. The prefix is frozen while a chunk of steps runs: the body of the loop reads it from
  * outside, so nothing copies it. The keys and values of the chunk itself are carried from step to step and grow by
  * concatenation; at the end of the chunk they are joined to the prefix. A loop over chunks surrounds the loop over
- * steps, so a run may be as long as the caller likes, and how steps are divided into runs does not change a single
- * bit of the result. Rows that have ended leave the batch at the end of a chunk.
+ * steps, so a run may be as long as the caller likes, and how whole chunks are divided into runs does not change a
+ * single bit of the result. Rows that have ended leave the batch at the end of a chunk.
  *
  * It stands in `nn` and not in `onnx` because its body is a decoder's forward pass.
  *
@@ -227,18 +227,10 @@ const tables = (
   }
 }
 
-/**
- * One new token per row, `M = B`: it attends to the frozen prefix and to the tokens of the chunk, itself included.
- *
- * **Details**
- *
- * `q` `[B, H * Dh]` splits into `[B, KV, G, Dh]` without a transpose, since time is 1. `spans` `[2]` are the lengths
- * of the two parts. `grown` receives the keys and values of the chunk with the new token's appended.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const attendToCache = (
+// One new token per row, `M = B`: it attends to the frozen prefix and to the tokens of the chunk, itself included.
+// `q` `[B, H * Dh]` splits into `[B, KV, G, Dh]` without a transpose, since time is 1. `spans` `[2]` are the lengths of
+// the two parts. `grown` receives the keys and values of the chunk with the new token's appended.
+const attendToCache = (
   g: Graph,
   { headDim, heads, kvHeads }: Decoder,
   parts: { readonly prefix: Cache; readonly bias: Value; readonly recent: Cache; readonly spans: Value },
