@@ -283,6 +283,14 @@ describe("encode", () => {
     assert.deepStrictEqual(fromBinary(ModelProtoSchema, spliced), fromBinary(ModelProtoSchema, plain))
   })
 
+  it("refuses what is above the 2 GB of a protobuf message, before it takes memory for it", () => {
+    const eighth = Tensor.zeros([2 ** 26]) // one array of 256 MB, eight times in the model
+    const model = Model.fromGraph(
+      graphOf("huge", [], [], Object.fromEntries(Array.from({ length: 8 }, (_, i) => [`w${i}`, eighth])), [])
+    )
+    assert.throws(() => Model.toBytes(model), /above the 2 GB limit of protobuf: use Model\.write/)
+  })
+
   it("does not change the model that it serialises, and does not copy weights into it", () => {
     const graph = wideGraph()
     const model = Model.fromGraph(graph)
