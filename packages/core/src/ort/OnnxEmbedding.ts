@@ -169,7 +169,6 @@ export const load: (
   const batchSize = options?.batchSize ?? 32
   const padId = tokenizer.padId ?? 0
 
-  // ModelError names the operations of policies; a forward pass over given text is the one that this is
   const refuse = (message: string) =>
     new ModelError({ model: name, operation: "embed", message: `${name}: ${message}` })
 

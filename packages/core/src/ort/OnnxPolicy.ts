@@ -9,7 +9,7 @@
  * @since 0.1.0
  */
 import { Effect, type FileSystem, type Path, Queue, Result, Schema, type Scope, Stream } from "effect"
-import * as Completion from "../Completion.ts"
+import type * as Completion from "../Completion.ts"
 import * as Safetensors from "../hub/Safetensors.ts"
 import * as Logprobs from "../Logprobs.ts"
 import * as NextToken from "../NextToken.ts"
@@ -20,6 +20,7 @@ import type { TokenizerError } from "../Tokenizer.ts"
 import * as Tokens from "../Tokens.ts"
 import * as Device from "./Device.ts"
 import * as ExportedModel from "./ExportedModel.ts"
+import * as Row from "./Row.ts"
 
 /**
  * Settings of `load`.
@@ -143,19 +144,6 @@ export const signature = (
     cache.push({ input: name, output, dtype, shape: both ? [2, ...empty] : empty, batchAxis: both ? 1 : 0 })
   }
   return Result.succeed({ ids, logits, mask, positions, logitsToKeep, useCache, cache })
-}
-
-/** One prompt on its way to a completion. */
-interface Row {
-  readonly index: number
-  readonly prompt: ArrayLike<number>
-  /** Most tokens to draw: what was asked for, or what is left of the context. */
-  readonly limit: number
-  readonly uniform: () => number
-  readonly tokens: Array<number>
-  readonly logprobs: Array<number>
-  readonly untempered: Array<number>
-  finished: Completion.Completion | undefined
 }
 
 // Logits of one run are held to 256 MB: [B, T, V] of a large vocabulary outgrows everything else.
@@ -289,7 +277,7 @@ export const load: (
   ) => session.run(feeds, options).pipe(Effect.mapError(ExportedModel.runtimeError(name, operation)))
 
   /** Draws the next token of a row; finishes the row when that token ends it. */
-  const draw = (row: Row, logits: Float32Array, settings: SampleOptions): Result.Result<void, ModelError> => {
+  const draw = (row: Row.Row, logits: Float32Array, settings: SampleOptions): Result.Result<void, ModelError> => {
     const counted = settings.repetitionPenalty === 1 ? [] : [...Array.from(row.prompt), ...row.tokens]
     const distribution = NextToken.logprobs(logits, settings, counted)
     const token =
@@ -300,31 +288,12 @@ export const load: (
     row.logprobs.push(distribution[token]!)
     row.untempered.push(untempered)
 
-    const stopTokens = settings.stopTokens ?? tokenizer.stopIds
-    let kept = row.tokens.length
-    let text: string | undefined
-    if (settings.stopStrings.length > 0) {
-      const whole = tokenizer.decode(row.tokens)
-      const starts = settings.stopStrings.map((stop) => whole.indexOf(stop)).filter((start) => start >= 0)
-      if (starts.length > 0) {
-        text = whole.slice(0, Math.min(...starts))
-        while (kept > 0 && tokenizer.decode(row.tokens.slice(0, kept)).length > text.length) kept--
-      }
-    }
-    const stopped = text !== undefined || stopTokens.includes(token)
-    if (!stopped && row.tokens.length < row.limit) return Result.succeed(undefined)
-    row.finished = Completion.make({
-      tokens: Int32Array.from(row.tokens.slice(0, kept)),
-      logprobs: Float32Array.from(row.logprobs.slice(0, kept)),
-      untemperedLogprobs: Float32Array.from(row.untempered.slice(0, kept)),
-      text: text ?? tokenizer.decode(row.tokens),
-      finishReason: stopped ? "stop" : "length"
-    })
+    Row.settle(row, tokenizer, settings)
     return Result.succeed(undefined)
   }
 
   /** The next run's tokens: everything without a cache or at the start, one column after that. Left-padded. */
-  const nextBatch = (rows: ReadonlyArray<Row>, started: boolean): Tokens.Padded => {
+  const nextBatch = (rows: ReadonlyArray<Row.Row>, started: boolean): Tokens.Padded => {
     // a finished row goes on as padding until the batch has ended
     const whole = Tokens.pad(
       rows.map(({ prompt, tokens }) => [...Array.from(prompt), ...tokens]),
@@ -341,7 +310,7 @@ export const load: (
   }
 
   const decode = Effect.fnUntraced(function* (
-    rows: ReadonlyArray<Row>,
+    rows: ReadonlyArray<Row.Row>,
     settings: SampleOptions,
     emit: (finished: Finished) => void
   ) {
@@ -349,8 +318,15 @@ export const load: (
     const fetch = [found.logits.name, ...found.cache.map(({ output }) => output)]
     const loop = Effect.gen(function* () {
       for (let step = 0; rows.some(({ finished }) => finished === undefined); step++) {
-        const outputs = yield* run("sample", feedsOf(nextBatch(rows, step > 0), 1, held), { fetch, release: held })
-        held = found.cache.map(({ output }) => Device.kept(outputs, output))
+        const execute = run("sample", feedsOf(nextBatch(rows, step > 0), 1, held), { fetch, release: held })
+        // The wait for the run can be interrupted all the same; the cache cannot slip between two hands.
+        const outputs = yield* Effect.uninterruptible(
+          Effect.tap(execute, (outputs) =>
+            Effect.sync(() => {
+              held = found.cache.map(({ output }) => Device.kept(outputs, output))
+            })
+          )
+        )
         const logits = logitsOf(outputs)
         const columns = logits.data.length / rows.length // the last V of each row predict the next token
         for (const [b, row] of rows.entries()) {
@@ -379,7 +355,7 @@ export const load: (
     if (seeds !== undefined && seeds.length !== prompts.length) {
       return yield* refuse("sample", `${seeds.length} rowSeeds for ${prompts.length} prompts; give one for each`)
     }
-    const rows: Array<Row> = []
+    const rows: Array<Row.Row> = []
     for (const [index, content] of prompts.entries()) {
       const prompt =
         typeof content === "string"
@@ -396,19 +372,10 @@ export const load: (
         )
       }
       yield* checkIds("sample", prompt.tokens, `prompt ${index}`)
-      rows.push({
-        index,
-        prompt: prompt.tokens,
-        limit: Math.min(settings.maxNewTokens, contextLength - prompt.tokens.length),
-        uniform: NextToken.uniforms(seeds?.[index] ?? NextToken.rowSeed(settings.seed, index)),
-        tokens: [],
-        logprobs: [],
-        untempered: [],
-        finished: undefined
-      })
+      rows.push(Row.make(index, prompt.tokens, contextLength, settings))
     }
     // Rows that will reach the end of the context end together, so that no row goes on as padding beyond it.
-    const mixes = ({ limit }: Row) => padded && limit === settings.maxNewTokens
+    const mixes = ({ limit }: Row.Row) => padded && limit === settings.maxNewTokens
     const apart = groupBy(
       rows.filter((row) => !mixes(row)),
       ({ prompt }) => prompt.length

@@ -48,7 +48,7 @@ export interface Options<F extends Fields, M extends string> {
 }
 
 /**
- * A learner whose moving average of the weights, where it keeps one, can be read.
+ * A learner whose policy, and so the weights that it trains, lies on the device.
  *
  * @category models
  * @since 0.1.0

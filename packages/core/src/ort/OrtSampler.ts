@@ -4,8 +4,6 @@
  * @since 0.1.0
  */
 import { Duration, Effect, Option, Schema, Scope, Semaphore, Stream } from "effect"
-import * as Completion from "../Completion.ts"
-import * as NextToken from "../NextToken.ts"
 import * as DecodeLoop from "../nn/DecodeLoop.ts"
 import type { Decoder } from "../nn/Decoder.ts"
 import * as Model from "../onnx/Model.ts"
@@ -17,6 +15,7 @@ import * as Tensor from "../Tensor.ts"
 import type { Tokenizer } from "../Tokenizer.ts"
 import * as Tokens from "../Tokens.ts"
 import * as Device from "./Device.ts"
+import * as Row from "./Row.ts"
 
 /**
  * What a sampler draws from. `parameters` is read before every run, so that weights which were just updated are used
@@ -56,31 +55,18 @@ const assumedFlopsPerSecond = 1e10
 // Uniform in `[2^-24, 1 - 2^-24]`: the middle of one of `2^23` cells, exact in `float32`.
 const cell = (uniform: number): number => (Math.floor(uniform * 2 ** 23) + 0.5) * 2 ** -23
 
-interface Row {
-  readonly index: number
-  readonly prompt: Int32Array
-  /** Most tokens that it may draw. */
-  readonly limit: number
-  /** Its numbers depend on the row's seed alone: those of token `t` are the draws `2 t` and `2 t + 1`. */
-  readonly uniform: () => number
-  readonly tokens: Array<number>
-  readonly logprobs: Array<number>
-  readonly untempered: Array<number>
-  finished: Completion.Completion | undefined
-}
-
 interface Plan {
   readonly options: SampleOptions
   readonly loop: DecodeLoop.DecodeLoop
   readonly stopTokens: ReadonlyArray<number>
-  readonly batches: ReadonlyArray<ReadonlyArray<Row>>
+  readonly batches: ReadonlyArray<ReadonlyArray<Row.Row>>
 }
 
 // One batch between two runs: the rows that the cache has, and what it holds on the device.
 interface Batch {
   /** Columns of the padded prompts. */
   readonly width: number
-  rows: ReadonlyArray<Row>
+  rows: ReadonlyArray<Row.Row>
   cache: Readonly<Record<string, Device.DeviceTensor>> | null
   drawn: number
 }
@@ -96,36 +82,13 @@ const processorsOf = (options: SampleOptions, vocabSize: number): Sampling.Proce
   }
 }
 
-/** The shortest number of tokens whose text reaches `length` characters. */
-const tokensUntil = (tokenizer: Tokenizer, tokens: ReadonlyArray<number>, length: number): number => {
-  let count = tokens.length
-  while (count > 0 && tokenizer.decode(tokens.slice(0, count - 1)).length >= length) count--
-  return count
-}
-
-// Where the first stop string starts in the text, or undefined.
-const stopStringAt = (text: string, stopStrings: ReadonlyArray<string>): number | undefined => {
-  const places = stopStrings.map((stop) => text.indexOf(stop)).filter((place) => place >= 0)
-  return places.length === 0 ? undefined : Math.min(...places)
-}
-
-const complete = (
-  row: Row,
-  count: number,
-  text: string,
-  finishReason: Completion.FinishReason,
-  logprobs: ReadonlyArray<number>
-): Completion.Completion =>
-  Completion.make({
-    tokens: Int32Array.from(row.tokens.slice(0, count)),
-    logprobs: Float32Array.from(logprobs.slice(0, count)),
-    untemperedLogprobs: Float32Array.from(row.untempered.slice(0, count)),
-    text,
-    finishReason
-  })
-
 /**
  * Makes a sampler. Its graphs are compiled on first use and released when the scope closes.
+ *
+ * **Gotchas**
+ *
+ * A completion cut at a stop string keeps the tokens that lie before the string as a whole, while its text ends exactly
+ * there.
  *
  * @category constructors
  * @since 0.1.0
@@ -178,11 +141,11 @@ export const make = Effect.fn("OrtSampler.make")(function* (
     const options = yield* Schema.decodeUnknownEffect(SampleOptions)(input).pipe(
       Effect.mapError((error) => failure(`sampling options: ${error.message}`, error))
     )
-    const { batchSize, maxNewTokens, rowSeeds, seed } = options
+    const { batchSize, rowSeeds } = options
     if (rowSeeds !== undefined && rowSeeds.length !== prompts.length) {
       return yield* failure(`rowSeeds has ${rowSeeds.length} seeds for ${prompts.length} prompts; give one for each`)
     }
-    const rows: Array<Row> = []
+    const rows: Array<Row.Row> = []
     for (const [index, content] of prompts.entries()) {
       const prompt = tokensOf(content)
       const bad = prompt.find((id) => id < 0 || id >= vocabSize)
@@ -198,16 +161,7 @@ export const make = Effect.fn("OrtSampler.make")(function* (
             `at most ${contextLength - 1}: shorten it`
         )
       }
-      rows.push({
-        index,
-        prompt,
-        limit: Math.min(maxNewTokens, contextLength - prompt.length),
-        uniform: NextToken.uniforms(rowSeeds?.[index] ?? NextToken.rowSeed(seed, index)),
-        tokens: [],
-        logprobs: [],
-        untempered: [],
-        finished: undefined
-      })
+      rows.push(Row.make(index, prompt, contextLength, options))
     }
     const sorted = rows.toSorted((a, b) => a.prompt.length - b.prompt.length)
     const stopTokens = options.stopTokens ?? tokenizer.stopIds
@@ -268,6 +222,7 @@ export const make = Effect.fn("OrtSampler.make")(function* (
       feeds.stopTokens = int64(stopTokens, [1, stopTokens.length])
     }
     if (!loop.processors.greedy) {
+      // Those of a row's token `t` are its draws `2 t` and `2 t + 1`.
       const [first, second] = [new Float32Array(steps * B), new Float32Array(steps * B)]
       rows.forEach(({ uniform }, b) => {
         for (let t = 0; t < steps; t++) {
@@ -293,33 +248,10 @@ export const make = Effect.fn("OrtSampler.make")(function* (
     return feeds
   }
 
-  // Takes a row's new tokens, and ends it where it stops.
-  const settle = ({ loop, options, stopTokens }: Plan, row: Row): void => {
-    const kind = Sampling.drawnLogprob(loop.processors)
-    const logprobs = kind === "model" ? row.untempered : kind === "zero" ? row.tokens.map(() => 0) : row.logprobs
-    const { tokens } = row
-    const stop = tokens.findIndex((id) => stopTokens.includes(id))
-    const end = Math.min(stop < 0 ? tokens.length : stop + 1, row.limit)
-    const ended = stop >= 0 && stop < row.limit
-    const over = ended || tokens.length >= row.limit
-    if (!over && options.stopStrings.length === 0) return
-    const text = tokenizer.decode(tokens.slice(0, end))
-    const cut = stopStringAt(text, options.stopStrings)
-    if (cut !== undefined) {
-      row.finished = complete(
-        row,
-        tokensUntil(tokenizer, tokens.slice(0, end), cut),
-        text.slice(0, cut),
-        "stop",
-        logprobs
-      )
-    } else if (over) {
-      row.finished = complete(row, end, text, ended ? "stop" : "length", logprobs)
-    }
-  }
-
-  const record = (batch: Batch, outputs: Device.Outputs): void => {
+  // Gives each row its new tokens.
+  const record = ({ loop }: Plan, batch: Batch, outputs: Device.Outputs): void => {
     const B = batch.rows.length
+    const certain = Sampling.drawnLogprob(loop.processors) === "zero"
     const tokens = Device.tensor(outputs, "tokens", "int64").data
     const untempered = Device.tensor(outputs, "untempered", "float32").data
     const logprobs = "logprobs" in outputs.tensors ? Device.tensor(outputs, "logprobs", "float32").data : untempered
@@ -327,7 +259,7 @@ export const make = Effect.fn("OrtSampler.make")(function* (
       for (let i = b; i < tokens.length; i += B) {
         row.tokens.push(Number(tokens[i]))
         row.untempered.push(untempered[i]!)
-        row.logprobs.push(logprobs[i]!)
+        row.logprobs.push(certain ? 0 : logprobs[i]!)
       }
     })
     batch.drawn += tokens.length / B
@@ -339,7 +271,7 @@ export const make = Effect.fn("OrtSampler.make")(function* (
   const advance = Effect.fnUntraced(function* (
     plan: Plan,
     batch: Batch
-  ): Effect.fn.Return<ReadonlyArray<Row>, ModelError> {
+  ): Effect.fn.Return<ReadonlyArray<Row.Row>, ModelError> {
     const { rows } = batch
     const open = rows.filter((row) => row.finished === undefined)
     const left = Math.max(...open.map(({ limit }) => limit)) - batch.drawn
@@ -368,15 +300,15 @@ export const make = Effect.fn("OrtSampler.make")(function* (
       )
     ).pipe(Effect.mapError((error) => failure(error.message, error)))
     pace.set(rows.length, Duration.toSeconds(duration) / steps)
-    record(batch, outputs)
-    for (const row of open) settle(plan, row)
+    record(plan, batch, outputs)
+    for (const row of open) Row.settle(row, tokenizer, plan.options)
     if ("rows" in outputs.tensors) {
       batch.rows = Array.from(Device.tensor(outputs, "rows", "int64").data, (b) => rows[Number(b)]!)
     }
     return open.filter((row) => row.finished !== undefined)
   })
 
-  const drain = (plan: Plan, rows: ReadonlyArray<Row>): Stream.Stream<Finished, ModelError> =>
+  const drain = (plan: Plan, rows: ReadonlyArray<Row.Row>): Stream.Stream<Finished, ModelError> =>
     Stream.suspend(() => {
       const width = Math.max(1, ...rows.map(({ prompt }) => prompt.length - 1))
       const batch: Batch = { width, rows, cache: null, drawn: 0 }
