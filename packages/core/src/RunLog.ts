@@ -2,11 +2,11 @@
  * The record of a run: `run.jsonl`, one JSON line per step, and a TensorBoard event file beside it.
  *
  *     {"type":"run","format":1,"time":"...","seeds":{...},"config":{...},"versions":{...},"commit":"..."}
- *     {"type":"step","step":1,"time":"...","metrics":{"sft_loss":2.31}}
+ *     {"type":"step","step":1,"time":"...","metrics":{"loss":2.31,"grad_norm":1.7,...}}
  *     {"type":"event","step":1,"time":"...","name":"evaluation","data":{...}}
  *
- * Each line is one write that has reached the operating system when the effect is done. Metrics are named in snake_case with
- * the package first (`rlhf_kl_k3`). `NaN` and infinities are kept, as text.
+ * Each line is one write that has reached the operating system when the effect is done. Metrics are named in snake_case,
+ * those of a method with its package first (`rlhf_kl_k3`). `NaN` and infinities are kept, as text.
  *
  * @since 0.1.0
  */

@@ -112,6 +112,20 @@ describe("Sft.train refuses before the first step", () => {
   )
 })
 
+it.effect("Sft.train takes every example once in each epoch, the last batch of it smaller", () =>
+  Effect.gen(function* () {
+    const { batches, learner } = counting()
+    yield* train(learner, examples(10), { batchSize: 4, epochs: 2, seed: 3 })
+    assert.deepStrictEqual(
+      batches.map(({ length }) => length),
+      [4, 4, 2, 4, 4, 2]
+    )
+    const taken = batches.flat().map(({ tokens }) => tokens[3]! - 4)
+    assert.deepStrictEqual(taken.slice(0, 10), [...Sft.order(10, 3, 0)])
+    assert.deepStrictEqual(taken.slice(10), [...Sft.order(10, 3, 1)])
+  })
+)
+
 const settings = { batchSize: 1, checkpointEvery: 2 } as const
 const checkpoints = (directory: string) => readdirSync(join(directory, "checkpoints")).sort()
 const damage = (directory: string, name: string) =>

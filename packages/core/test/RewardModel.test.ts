@@ -24,6 +24,25 @@ it.effect("scores with plain, asynchronous and effectful functions, in order", (
   })
 )
 
+it.effect("asks about one answer at a time, or as many as it is told to", () =>
+  Effect.gen(function* () {
+    const most = (options?: { readonly concurrency: number }) =>
+      Effect.gen(function* () {
+        let [running, most] = [0, 0]
+        const slow = Effect.gen(function* () {
+          most = Math.max(most, ++running)
+          yield* Effect.yieldNow
+          running--
+          return 0
+        })
+        yield* RewardModel.fromFunction("slow", () => slow, options).score(answers)
+        return most
+      })
+    assert.strictEqual(yield* most(), 1)
+    assert.strictEqual(yield* most({ concurrency: 2 }), 2)
+  })
+)
+
 it.effect("is a service that a layer provides", () =>
   Effect.gen(function* () {
     const rewardModel = yield* RewardModel.RewardModel

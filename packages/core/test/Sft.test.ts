@@ -8,6 +8,7 @@ import * as Optimizer from "../src/onnx/Optimizer.ts"
 import * as OrtLearner from "../src/ort/OrtLearner.ts"
 import * as Sft from "../src/Sft.ts"
 import * as Tensor from "../src/Tensor.ts"
+import * as Tokenizer from "../src/Tokenizer.ts"
 import * as Run from "./onnx/run.ts"
 import * as Tiny from "./ort/tiny.ts"
 
@@ -34,6 +35,70 @@ describe("example", () => {
     const { tokens } = Sft.example(Uint16Array.of(5), completion)
     completion.fill(0)
     assert.deepStrictEqual([...tokens], [5, 7, 8])
+  })
+})
+
+describe("examples", () => {
+  const numbers = Tokenizer.numeric(10)
+  const tokenizer = { ...numbers, eosId: 9 }
+  const made = (...rest: Parameters<typeof Sft.examples>) =>
+    Result.getOrThrow(Sft.examples(...rest)).map(({ tokens, weights }) => [[...tokens], [...weights]])
+
+  it("end in the end-of-text token, where there is one, and count the prompt as much as asked", () => {
+    const demonstrations = [
+      { prompt: "1 2", completion: "3" },
+      { prompt: "", completion: "4 5" }
+    ]
+    assert.deepStrictEqual(made(tokenizer, demonstrations), [
+      [
+        [1, 2, 3, 9],
+        [0, 0, 1, 1]
+      ],
+      [
+        [4, 5, 9],
+        [0, 1, 1]
+      ]
+    ])
+    assert.deepStrictEqual(made(tokenizer, demonstrations.slice(0, 1), 0.5), [
+      [
+        [1, 2, 3, 9],
+        [0, 0.5, 1, 1]
+      ]
+    ])
+    assert.deepStrictEqual(made(numbers, demonstrations.slice(1)), [
+      [
+        [4, 5],
+        [0, 1]
+      ]
+    ])
+  })
+
+  it("of a conversation need a chat template", () => {
+    const result = Sft.examples(tokenizer, [{ prompt: [{ role: "user", content: "1" }], completion: "2" }])
+    assert.include(Result.getOrThrow(Result.flip(result)).message, "messages")
+  })
+})
+
+describe("order", () => {
+  const sorted = (indices: Int32Array) => [...indices.toSorted()]
+
+  it("has every index once, in an order of its own for each seed and epoch", () => {
+    const orders = [0, 1, 2].flatMap((seed) => [0, 1, 2].map((epoch) => Sft.order(50, seed, epoch)))
+    for (const indices of orders)
+      assert.deepStrictEqual(
+        sorted(indices),
+        Array.from({ length: 50 }, (_, i) => i)
+      )
+    assert.strictEqual(new Set(orders.map(String)).size, orders.length)
+    assert.deepStrictEqual(Sft.order(50, 1, 2), orders[5])
+  })
+
+  it("leaves no index where it was more often than chance does", () => {
+    const epochs = 2000
+    let fixed = 0
+    for (let epoch = 0; epoch < epochs; epoch++) fixed += Sft.order(20, 7, epoch).filter((i, at) => i === at).length
+    // One fixed point on average, of variance one: six standard errors.
+    assert.closeTo(fixed / epochs, 1, 6 / Math.sqrt(epochs))
   })
 })
 
