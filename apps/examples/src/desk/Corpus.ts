@@ -209,11 +209,3 @@ export function* rows(options: {
   const kinds = (Object.keys(shares) as Array<Kind>).map((kind) => [shares[kind], kind] as const)
   for (let i = 0; i < options.n; i++) yield row(dice, dice.weighted(kinds), options.split)
 }
-
-/**
- * A row as a document, end-of-text token included.
- *
- * @category encoding
- * @since 0.1.0
- */
-export const text = (row: Row): string => `${row.prompt}${row.completion}${Format.endOfText}`

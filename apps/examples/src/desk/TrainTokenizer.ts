@@ -1,7 +1,7 @@
 /**
  * Trains the byte-level BPE tokenizer of the help desk and writes it in the Hugging Face layout:
  *
- *     node --conditions=@attune/source src/desk/TrainTokenizer.ts [DIRECTORY]
+ *     node --conditions=@attune/source apps/examples/src/desk/TrainTokenizer.ts [DIRECTORY]
  *
  * The binding's trainer takes no options, so its result is cut to size: special tokens, the 256 byte letters, then the
  * pieces of the first merges. Every text round-trips, because every byte has a letter.
@@ -32,13 +32,8 @@ export const vocabularySize = 1024
  */
 export const specialTokens = ["<pad>", "<bos>", Format.endOfText] as const
 
-/**
- * Seed and number of the rows that the committed tokenizer was trained on.
- *
- * @category constants
- * @since 0.1.0
- */
-export const corpus = { seed: 1, n: 20_000 }
+// The rows that the committed tokenizer was trained on.
+const corpus = { seed: 1, n: 20_000 }
 
 interface Trained {
   readonly model: { readonly merges: ReadonlyArray<readonly [string, string]> }
@@ -110,42 +105,39 @@ const cut = (trained: Trained, size: number): object => {
   }
 }
 
-/**
- * Content of `tokenizer_config.json`.
- *
- * @category constants
- * @since 0.1.0
- */
-export const config = {
-  tokenizer_class: "PreTrainedTokenizerFast",
-  model_max_length: 256,
-  add_bos_token: false,
-  add_eos_token: false,
-  clean_up_tokenization_spaces: false,
-  pad_token: specialTokens[0],
-  bos_token: specialTokens[1],
-  eos_token: specialTokens[2]
-}
-
-const specialTokensMap = { pad_token: specialTokens[0], bos_token: specialTokens[1], eos_token: specialTokens[2] }
-
 const texts = function* () {
   for (const row of Corpus.rows(corpus)) yield `${row.prompt}${row.completion}`
 }
 
 /**
- * Trains on the mixture and writes the three files into a directory.
+ * Trains on the mixture and gives the contents of the tokenizer's files by name.
  *
  * @category running
  * @since 0.1.0
  */
-export const write = (directory: string): void => {
+export const files = (): Readonly<Record<string, object>> => {
+  const [pad_token, bos_token, eos_token] = specialTokens
+  return {
+    "tokenizer.json": train(texts(), vocabularySize),
+    "tokenizer_config.json": {
+      tokenizer_class: "PreTrainedTokenizerFast",
+      model_max_length: 256,
+      add_bos_token: false,
+      add_eos_token: false,
+      clean_up_tokenization_spaces: false,
+      pad_token,
+      bos_token,
+      eos_token
+    },
+    "special_tokens_map.json": { pad_token, bos_token, eos_token }
+  }
+}
+
+const write = (directory: string): void => {
   mkdirSync(directory, { recursive: true })
-  const save = (name: string, content: object) =>
+  for (const [name, content] of Object.entries(files())) {
     writeFileSync(join(directory, name), `${JSON.stringify(content, null, 1)}\n`)
-  save("tokenizer.json", train(texts(), vocabularySize))
-  save("tokenizer_config.json", config)
-  save("special_tokens_map.json", specialTokensMap)
+  }
 }
 
 if (argv[1] === import.meta.filename) write(argv[2] ?? join(import.meta.dirname, "../../models/desk-base"))

@@ -32,10 +32,9 @@ describe("Corpus", () => {
     }
   })
 
-  it("writes documents that end once, in the end-of-text token, with a completion that begins with a space", () => {
+  it("writes documents without the end-of-text token, with a completion that begins with a space", () => {
     for (const row of rows) {
-      assert.isTrue(Corpus.text(row).endsWith(Format.endOfText))
-      assert.strictEqual(Corpus.text(row).split(Format.endOfText).length, 2)
+      assert.notInclude(`${row.prompt}${row.completion}`, Format.endOfText)
       assert.match(row.completion, /^ \S/)
       assert.match(row.prompt, /[:?]$/)
       assert.notInclude(row.completion, "\n")

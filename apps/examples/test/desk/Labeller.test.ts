@@ -187,10 +187,7 @@ describe("Labeller critiques and refinements", () => {
     const draft = "Corvo kettle, lid cracked."
     const follows = (refinement: string) => Labeller.followsCritique(ticket, draft, "Say when it happened.", refinement)
     assert.isTrue(follows("Corvo kettle, lid cracked, on Monday noon."))
-    assert.isTrue(
-      follows("On Monday at noon the lid of the Corvo kettle cracked.") === false,
-      "lid ... cracked too far"
-    )
+    assert.isFalse(follows("On Monday at noon the lid of the Corvo kettle cracked."), "lid ... cracked too far")
     assert.isFalse(follows("Corvo kettle, on Monday noon."))
     assert.isFalse(follows("Corvo kettle, lid cracked, on Friday noon."))
     assert.isFalse(follows("Corvo kettle, lid cracked, wants a full refund."))
