@@ -6,10 +6,12 @@
 import { createRequire } from "node:module"
 
 const require = createRequire(import.meta.url)
-const versionOf = (file: string): string => (require(file) as { readonly version: string }).version
+// The runtime is a dependency of the core, not of the programs.
+const core = createRequire(import.meta.resolve("@attune/core/package.json"))
+const versionOf = (file: string, from = require): string => (from(file) as { readonly version: string }).version
 
 /**
- * Attune, Node and Effect, as they run here.
+ * Attune, Node, Effect and ONNX Runtime, as they run here.
  *
  * @category constants
  * @since 0.1.0
@@ -17,5 +19,6 @@ const versionOf = (file: string): string => (require(file) as { readonly version
 export const versions: Readonly<Record<string, string>> = {
   attune: versionOf("../package.json"),
   node: process.versions.node,
-  effect: versionOf("effect/package.json")
+  effect: versionOf("effect/package.json"),
+  "onnxruntime-node": versionOf("onnxruntime-node/package.json", core)
 }

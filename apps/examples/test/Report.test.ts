@@ -4,6 +4,7 @@ import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Schema } from "effect"
 import * as Report from "../src/Report.ts"
+import { versions } from "../src/Versions.ts"
 
 describe("mean", () => {
   it("has the interval of the normal approximation", () => {
@@ -57,4 +58,11 @@ describe("write", () => {
       rmSync(directory, { recursive: true })
     })
   )
+})
+
+describe("versions", () => {
+  it("name everything that the numbers depend on", () => {
+    assert.deepStrictEqual(Object.keys(versions), ["attune", "node", "effect", "onnxruntime-node"])
+    for (const [name, version] of Object.entries(versions)) assert.match(version, /^\d+\.\d+\.\d+/, name)
+  })
 })
