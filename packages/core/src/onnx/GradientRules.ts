@@ -129,10 +129,11 @@ export const gradientRules: Readonly<Record<OpName, GradientRule>> = {
   Sqrt: (g, { outputs: [y] }, dy) => [Op.Div(g, dy, Op.Add(g, y!, y!))],
   // y = 1 / x                     dx = -dy * y²
   Reciprocal: (g, { outputs: [y] }, dy) => [Op.Neg(g, Op.Mul(g, dy, Op.Mul(g, y!, y!)))],
-  // y = x ** c                    dx = dy * c * x ** (c - 1)        c is a constant
+  // y = x ** c                    dx = dy * c * x ** (c - 1), 0 where c = 0        c is a constant
   Pow: (g, { inputs: [x, c] }, dy) => {
+    const zero = Graph.scalar(g, 0)
     const slope = Op.Mul(g, c!, Op.Pow(g, x!, Op.Sub(g, c!, Graph.scalar(g, 1))))
-    return [Op.Mul(g, dy, slope), null]
+    return [Op.Mul(g, dy, Op.Where(g, Op.Equal(g, c!, zero), zero, slope)), null]
   },
   // y = sin(x)                    dx = dy * cos(x)
   Sin: (g, { inputs: [x] }, dy) => [Op.Mul(g, dy, Op.Cos(g, x!))],

@@ -67,7 +67,8 @@ export const declare = (g: Graph, processors: Processors): Partial<Settings> => 
  */
 export const process = (g: Graph, logits: Value, settings: Partial<Settings>, previous?: Value): Value => {
   let x = logits
-  if (settings.repetitionPenalty !== undefined && previous !== undefined) {
+  if (settings.repetitionPenalty !== undefined) {
+    if (previous === undefined) throw new Error(`graph ${g.name}: the repetition penalty needs the previous tokens`)
     const present = Op.GatherElements(g, x, previous, 1)
     const negative = Op.Less(g, present, GraphOf.scalar(g, 0))
     const penalised = Op.Where(

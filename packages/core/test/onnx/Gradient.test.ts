@@ -91,6 +91,16 @@ describe("backward", () => {
     )
   })
 
+  it.effect("is zero for a power of zero, also at zero, as in PyTorch", () =>
+    Effect.gen(function* () {
+      const g = Graph.make("g")
+      const [x, c] = [input(g, "x", "B"), input(g, "c", "B")]
+      const feeds = { x: Tensor.float32([0, -2, 3]), c: Tensor.float32([0, 0, 2]) }
+      const found = yield* Run.once(differentiated(g, Op.sumAll(g, Op.Pow(g, x, c)), [x]), feeds)
+      assert.deepStrictEqual(gradient(found, "x"), [0, 0, 6])
+    })
+  )
+
   it.effect("is 1 for the loss itself when that is a parameter's element", () =>
     Effect.gen(function* () {
       const g = Graph.make("g")

@@ -206,6 +206,13 @@ describe("Sampling", () => {
     })
   )
 
+  it("refuses a repetition penalty without the tokens that it counts", () => {
+    const g = Graph.make("penalty")
+    const logits = Graph.input(g, "logits", "float32", ["B", 5])
+    const declared = Sampling.declare(g, { ...none, repetitionPenalty: true })
+    assert.throws(() => Sampling.next(g, logits, declared, null), "needs the previous tokens")
+  })
+
   it("knows where the log-prob needs no computing", () => {
     assert.strictEqual(Sampling.drawnLogprob(none), "model")
     assert.strictEqual(Sampling.drawnLogprob({ ...none, greedy: true, repetitionPenalty: true }), "zero")
