@@ -78,10 +78,6 @@ export class OnnxFileError extends Schema.TaggedError<OnnxFileError>()("OnnxFile
 /** The IR version that belongs to opset 20 (ONNX 1.15). */
 const irVersion = 9n
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Graph to ModelProto
-// ---------------------------------------------------------------------------------------------------------------------
-
 const tensorProto = (name: string, tensor: Tensor.Tensor): TensorProto =>
   create(TensorProtoSchema, {
     name,
@@ -193,10 +189,6 @@ export const fromGraph = (graph: Graph, options: Options = {}): Model => {
   })
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// ModelProto to bytes
-// ---------------------------------------------------------------------------------------------------------------------
-
 /** A copy one level deep; field presence lives in own properties, defaults in the prototype. */
 const copy = <M extends Message>(message: M): M =>
   Object.assign(Object.create(Object.getPrototypeOf(message)) as M, message)
@@ -280,10 +272,6 @@ export const toBytes = (model: Model): Uint8Array<ArrayBuffer> => {
 export const encode = (graph: Graph, options: Options = {}): Uint8Array<ArrayBuffer> =>
   toBytes(fromGraph(graph, options))
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Bytes to ModelProto
-// ---------------------------------------------------------------------------------------------------------------------
-
 const reasonOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause))
 
 const memory = "(memory)"
@@ -354,10 +342,6 @@ export const withInitializer = (
   graph.initializer = graph.initializer.with(index, replaced)
   return Result.succeed(Object.assign(copy(model), { graph }))
 }
-
-// ---------------------------------------------------------------------------------------------------------------------
-// ModelProto to Graph
-// ---------------------------------------------------------------------------------------------------------------------
 
 type Decoded<A> = Result.Result<A, OnnxFileError>
 
@@ -535,10 +519,6 @@ export const toGraph = (model: Model, path: string = memory): Result.Result<Grap
     if (model.graph === undefined) return yield* fail(path, "has no graph")
     return yield* decodeGraph(path, model.graph)
   })
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Files
-// ---------------------------------------------------------------------------------------------------------------------
 
 /**
  * How a model is written to a file.

@@ -1,8 +1,9 @@
 /**
  * The operators that Attune builds graphs from, one function each, under the operator's ONNX name.
  *
- * Every function appends one node and returns its output with dtype and shape resolved. Operators of ONNX Runtime's own
- * stand at the end; the one that not every provider computes in full has a plain form, `Norm.rmsNormPlain`.
+ * Every function appends one node and returns its output with dtype and shape resolved. They stand in the order of the
+ * gradient table, those of ONNX Runtime's own domain at the end. The one that not every provider computes in full,
+ * `SimplifiedLayerNormalization`, has a plain form, `Norm.rmsNormPlain`.
  *
  * @since 0.1.0
  */
@@ -116,8 +117,6 @@ const comparison =
   (g: G, a: Value, b: Value): Value =>
     one(g, op, [a, b], "bool", Shape.broadcast(a.shape, b.shape))
 
-// ---- elementwise
-
 export const Add = arithmetic("Add")
 export const Sub = arithmetic("Sub")
 export const Mul = arithmetic("Mul")
@@ -166,8 +165,6 @@ export const Where = (g: G, condition: Value, a: Value, b: Value): Value =>
 
 export const Cast = (g: G, x: Value, to: DType): Value =>
   x.dtype === to ? x : one(g, "Cast", [x], to, x.shape, { to: { int: Graph.elementTypes[to] } })
-
-// ---- reduction
 
 const reduction =
   (op: OpName) =>
@@ -225,8 +222,6 @@ export const TopK = (g: G, x: Value, k: Value, size: Dim): { readonly values: Va
   return { values: values!, indices: indices! }
 }
 
-// ---- linear algebra
-
 export const MatMul = (g: G, a: Value, b: Value): Value =>
   one(g, "MatMul", [a, b], a.dtype, Shape.matMul(a.shape, b.shape))
 
@@ -247,8 +242,6 @@ export const Gemm = (
     ...(options.transB === true ? { transB: { int: 1 } } : {})
   })
 }
-
-// ---- movement
 
 /**
  * Reshapes. Dimensions that cannot be stated as a constant (one unknown is `-1`) are read when the graph runs.
@@ -339,8 +332,6 @@ export const ConstantOfShape = (g: G, shape: Graph.Shape, value: 0 | 1 = 0): Val
 export const Range = (g: G, size: Dim): Value =>
   one(g, "Range", [Graph.int(g, 0), Squeeze(g, Graph.dim(g, size), [0]), Graph.int(g, 1)], "int64", [size])
 
-// ---- indexing
-
 export const Gather = (g: G, x: Value, indices: Value, axis = 0): Value => {
   const at = Shape.axis(x.shape, axis)
   return one(
@@ -372,8 +363,6 @@ export const ScatterElements = (
     axis: { int: Shape.axis(x.shape, axis) },
     ...(reduction === "add" ? { reduction: { string: "add" } } : {})
   })
-
-// ---- normalisation
 
 /** Layer normalisation over the last axis: the result, and per row the mean and 1/standard deviation. */
 export const LayerNormalization = (
@@ -413,8 +402,6 @@ export const SimplifiedLayerNormalization = (
   )
   return { y: y!, invRms: invRms! }
 }
-
-// ---- control flow
 
 /** One of two subgraphs; both have the outputs that `outputs` describes. */
 export const If = (
@@ -465,8 +452,6 @@ export const Scan = (g: G, inputs: ReadonlyArray<Value>, body: Graph.Graph): Rea
     body.outputs.map(({ dtype, shape }) => ({ dtype, shape: [inputs[0]!.shape[0]!, ...shape] })),
     { body: { graph: body }, num_scan_inputs: { int: inputs.length } }
   )
-
-// ---- com.microsoft
 
 const contrib = "com.microsoft"
 
