@@ -506,7 +506,7 @@ export const make: <F extends Fields, M extends string>(
             ? Effect.succeed(tensor)
             : Effect.fail(refuse(saved.step, `the state has no ${part} of shape [${shapeOf.get(name)}] for ${name}`))
         }
-        // Everything is found before anything is replaced.
+        // Everything is found, and on the device, before anything is replaced.
         const weights = yield* Effect.forEach(shapeOf.keys(), (name) =>
           Effect.map(find("weights", name), (t) => [name, t] as const)
         )
@@ -514,17 +514,20 @@ export const make: <F extends Fields, M extends string>(
           const [part, name] = [key.slice(0, key.indexOf(":")), key.slice(key.indexOf(":") + 1)]
           return Effect.map(find(part, name), (tensor) => [key, tensor] as const)
         })
-        const upload = (pairs: ReadonlyArray<readonly [string, Tensor.Tensor]>) =>
-          Effect.map(
-            Effect.forEach(pairs, ([name, tensor]) =>
-              Effect.map(device.upload(tensor), (handle) => [name, handle] as const)
-            ),
-            (handles) => new Map(handles)
-          ).pipe(runtime)
+        const uploaded = new Map<string, Device.DeviceTensor>()
+        const uploadAll = Effect.forEach([...weights, ...carried], ([name, tensor]) =>
+          Effect.map(device.upload(tensor), (handle) => uploaded.set(name, handle))
+        ).pipe(
+          Effect.onError(() => device.release(uploaded.values())),
+          runtime
+        )
+        const of = (pairs: ReadonlyArray<readonly [string, Tensor.Tensor]>) =>
+          new Map(pairs.map(([name]) => [name, uploaded.get(name)!]))
         yield* Effect.uninterruptible(
           Effect.gen(function* () {
-            yield* policy.replaceParameters(yield* upload(weights))
-            yield* replaceMoments(yield* upload(carried))
+            yield* uploadAll
+            yield* policy.replaceParameters(of(weights))
+            yield* replaceMoments(of(carried))
             yield* Ref.set(stepsTaken, saved.step)
           })
         )

@@ -511,6 +511,33 @@ describe("refuses, naming step and example", () => {
       }
     }).pipe(Effect.scoped, Effect.provide(oneThread))
   )
+
+  it.effect("a state that does not all come to the device: what was there stays as it was", () =>
+    Effect.gen(function* () {
+      const device = yield* Device.Device
+      let left = Number.POSITIVE_INFINITY
+      const upload: typeof device.upload = (tensor) =>
+        left-- > 0
+          ? device.upload(tensor)
+          : Effect.fail(new Device.OrtError({ operation: "upload", graph: "", message: "no memory left" }))
+      const learner = yield* sft(decoders.llama).pipe(Effect.provideService(Device.Device, { ...device, upload }))
+      const saved = yield* learner.state
+      yield* learner.update(Tiny.batches(1, 2))
+      const own = yield* learner.state
+      const { tensors } = yield* device.stats
+      const parameters = decoders.llama.parameters.length
+      for (const count of [0, 1, parameters, 2 * parameters]) {
+        left = count
+        const error = yield* Effect.flip(learner.restore(saved))
+        assert.strictEqual(error.reason, "runtime")
+        assert.strictEqual((yield* device.stats).tensors, tensors)
+        sameState(yield* learner.state, own)
+      }
+      left = Number.POSITIVE_INFINITY
+      yield* learner.restore(saved)
+      sameState(yield* learner.state, saved)
+    }).pipe(Effect.scoped, Effect.provide(oneThread))
+  )
 })
 
 describe("parameters", () => {
