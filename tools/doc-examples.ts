@@ -1,11 +1,12 @@
 /**
  * Turns the examples of the documentation into tests, so that they compile and stay true.
  *
- * Read are the `ts` fences of doc comments in the packages' `src`, and the fences marked `ts check` of the README files
- * and `docs/`. In them `expression // => value` is an assertion of deep equality; it stands on one line.
+ * Read are the `ts` fences of doc comments in the `src` of packages and programs, and the fences marked `ts check` of the
+ * README files and `docs/`. In them `expression // => value` is an assertion of deep equality; it stands on one line. A
+ * program's module has no public name, so its examples find it imported under the name of its file.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
-import { dirname, join, relative, sep } from "node:path"
+import { basename, dirname, join, relative, sep } from "node:path"
 import { fileURLToPath } from "node:url"
 
 /** A fence and where its first line is, counted from 1. */
@@ -58,10 +59,14 @@ const files = (dir: string, ending: string): ReadonlyArray<string> =>
         .map((file) => join(dir, file))
     : []
 
+const foldersIn = (root: string, name: string): ReadonlyArray<string> =>
+  existsSync(join(root, name)) ? readdirSync(join(root, name)).sort() : []
+
 /** Writes one test file per example found below `root` into `target`, which is emptied first; returns their number. */
 export const writeTests = (root: string, target: string): number => {
-  const packages = existsSync(join(root, "packages")) ? readdirSync(join(root, "packages")).sort() : []
-  const sources = packages.flatMap((name) => files(join(root, "packages", name, "src"), ".ts"))
+  const packages = foldersIn(root, "packages")
+  const programs = foldersIn(root, "apps").flatMap((name) => files(join(root, "apps", name, "src"), ".ts"))
+  const sources = [...packages.flatMap((name) => files(join(root, "packages", name, "src"), ".ts")), ...programs]
   const readmes = ["README.md", ...packages.map((name) => `packages/${name}/README.md`), "apps/examples/README.md"]
   const pages = [...readmes.map((file) => join(root, file)).filter(existsSync), ...files(join(root, "docs"), ".md")]
 
@@ -71,8 +76,11 @@ export const writeTests = (root: string, target: string): number => {
   for (const path of [...sources, ...pages]) {
     const name = relative(root, path).split(sep).join("/")
     const text = readFileSync(path, "utf8")
-    for (const example of name.endsWith(".md") ? inMarkdown(text) : inSource(text)) {
-      writeFileSync(join(target, `${name.replaceAll("/", ".")}.${example.line}.test.ts`), toTest(name, example))
+    const module = relative(target, path).split(sep).join("/")
+    const given = programs.includes(path) ? `import * as ${basename(path, ".ts")} from "${module}"\n` : ""
+    for (const { code, line } of name.endsWith(".md") ? inMarkdown(text) : inSource(text)) {
+      const test = toTest(name, { line, code: given + code })
+      writeFileSync(join(target, `${name.replaceAll("/", ".")}.${line}.test.ts`), test)
       count++
     }
   }

@@ -1,5 +1,8 @@
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { dirname, join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
-import { inMarkdown, inSource, toTest } from "../doc-examples.ts"
+import { inMarkdown, inSource, toTest, writeTests } from "../doc-examples.ts"
 
 describe("inSource", () => {
   it("takes the fences of doc comments and says where they start", () => {
@@ -54,5 +57,33 @@ describe("toTest", () => {
         ""
       ].join("\n")
     )
+  })
+})
+
+describe("writeTests", () => {
+  it("finds the examples of packages, programs and pages, and imports a program's module for its own", () => {
+    const root = mkdtempSync(join(tmpdir(), "doc-examples-"))
+    const write = (file: string, text: string) => {
+      mkdirSync(dirname(join(root, file)), { recursive: true })
+      writeFileSync(join(root, file), text)
+    }
+    const comment = "/**\n * ```ts\n * 1 // => 1\n * ```\n */\n"
+    write("packages/core/src/Kl.ts", comment)
+    write("packages/core/src/generated/Pb.ts", comment)
+    write("apps/desk/src/world/Ticket.ts", comment)
+    write("docs/page.md", "```ts check\n2 // => 2\n```\n")
+    const target = join(root, "tools/.doc-examples")
+    write("tools/.doc-examples/old.test.ts", "")
+    assert.strictEqual(writeTests(root, target), 3)
+    const [program, page, source] = readdirSync(target).sort()
+    assert.deepStrictEqual(
+      [program, page, source],
+      ["apps.desk.src.world.Ticket.ts.3.test.ts", "docs.page.md.2.test.ts", "packages.core.src.Kl.ts.3.test.ts"]
+    )
+    const text = (file: string | undefined) => readFileSync(join(target, file!), "utf8")
+    assert.include(text(program), 'import * as Ticket from "../../apps/desk/src/world/Ticket.ts"')
+    assert.notInclude(text(source), "import * as")
+    assert.include(text(page), "__assert.deepStrictEqual(2, 2)")
+    rmSync(root, { recursive: true })
   })
 })
