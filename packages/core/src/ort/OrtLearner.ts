@@ -31,8 +31,8 @@ import type { OrtPolicy } from "./OrtPolicy.ts"
  * where there are fewer. By default, on a CPU, as many as it takes for each to hold about a thousand tokens: what a step
  * touches then stays in the caches, and examples of similar length come together, which leaves little padding. Elsewhere 1.
  * `stepsPerRun`: optimizer steps in one run of the graph, default 8; more steps copy less, fewer answer sooner to an
- * interruption. `trains`: chooses the parameters that change, default all. `ema`: decay of a moving average of the
- * weights, kept beside them.
+ * interruption. `trains`: chooses the parameters that change, default all. `ema`: decay, in `[0, 1)`, of a
+ * moving average of the weights, kept beside them.
  *
  * @category models
  * @since 0.1.0
@@ -306,6 +306,9 @@ export const make: <F extends Fields, M extends string>(
       if (!Number.isSafeInteger(given) || given < 1) {
         return yield* refuse(0, `${name} is ${given}; give a whole number from 1`)
       }
+    }
+    if (options.ema !== undefined && !(options.ema >= 0 && options.ema < 1)) {
+      return yield* refuse(0, `ema is ${options.ema}; give a decay from 0 to below 1`)
     }
     const step = trainStep(decoder, loss, optimizer, { ...options, rmsNorm })
     if (!step.parameters.some(({ trainable }) => trainable)) {

@@ -19,23 +19,18 @@ import * as Graph from "../../src/onnx/Graph.ts"
 import * as Model from "../../src/onnx/Model.ts"
 import * as Tensor from "../../src/Tensor.ts"
 import * as Run from "../onnx/run.ts"
+import * as Shared from "./Shared.ts"
 import * as TinyModel from "./TinyModel.ts"
 
 const directory = fs.mkdtempSync(join(tmpdir(), "attune-export-"))
 afterAll(() => fs.rmSync(directory, { recursive: true, force: true }))
 
-const shared = join(import.meta.dirname, "../../../../../shared")
-const readable = (path: string) => {
-  const there = fs.existsSync(join(shared, path))
-  if (!there) process.stderr.write(`skipped: ../shared/${path} is absent\n`)
-  return there
-}
 const committed = ["golden-gpt2", "golden-llama", "golden-qwen3"]
-const fixtures = readable("fixtures") ? ["gpt2", "llama-gqa", "llama-tied-llama3rope", "qwen2", "qwen3"] : []
+const fixtures = Shared.readable("fixtures") ? ["gpt2", "llama-gqa", "llama-tied-llama3rope", "qwen2", "qwen3"] : []
 /** Checkpoints with what PyTorch computed on them: name and directory. */
 const checkpoints: ReadonlyArray<readonly [string, string]> = [
   ...committed.map((name) => [name, join(import.meta.dirname, "../fixtures", name)] as const),
-  ...fixtures.map((name) => [name, join(shared, "fixtures", name)] as const)
+  ...fixtures.map((name) => [name, Shared.pathOf(`fixtures/${name}`)] as const)
 ]
 
 env.allowRemoteModels = false
@@ -221,15 +216,15 @@ interface Golden {
   }>
 }
 
-describe.runIf(readable("data/tinystories-656K") && readable("fixtures/tinystories-656K.golden.json"))(
+describe.runIf(Shared.readable("data/tinystories-656K") && Shared.readable("fixtures/tinystories-656K.golden.json"))(
   "tinystories-656K",
   () => {
     it.effect("tells the same stories in @huggingface/transformers, with the tokenizer that was saved", () =>
       Effect.gen(function* () {
-        const model = yield* Pretrained.load(join(shared, "data/tinystories-656K"))
+        const model = yield* Pretrained.load(Shared.pathOf("data/tinystories-656K"))
         yield* Pretrained.save(model, join(directory, "tinystories"))
         const golden: Golden = JSON.parse(
-          fs.readFileSync(join(shared, "fixtures/tinystories-656K.golden.json"), "utf8")
+          fs.readFileSync(Shared.pathOf("fixtures/tinystories-656K.golden.json"), "utf8")
         )
         const tokenizer = yield* Effect.promise(() =>
           AutoTokenizer.from_pretrained("tinystories", { local_files_only: true })

@@ -419,6 +419,8 @@ describe("is refused before anything is compiled", () => {
     [{ accumulate: 1.5 }, /^accumulate is 1.5;/],
     [{ stepsPerRun: 0 }, /^stepsPerRun is 0; give a whole number from 1$/],
     [{ stepsPerRun: Number.NaN }, /^stepsPerRun is NaN;/],
+    [{ ema: 1 }, /^ema is 1; give a decay from 0 to below 1$/],
+    [{ ema: Number.NaN }, /^ema is NaN;/],
     [{ trains: () => false }, /^nothing is trained: `trains` refuses every parameter/]
   ]
   for (const [settings, message] of cases) {
