@@ -10,7 +10,7 @@ import { access, constants } from "node:fs/promises"
 import { join } from "node:path"
 import { AtomicFile, Checkpoint, Progress } from "@attune/core"
 import { Device } from "@attune/core/ort"
-import { Cause, Console, Effect, FileSystem, Layer, LogLevel, Option, Runtime, Schema } from "effect"
+import { Cause, Console, Effect, FileSystem, Layer, Logger, LogLevel, Option, Runtime, Schema } from "effect"
 import { Flag } from "effect/cli"
 
 /**
@@ -61,7 +61,9 @@ export const flags = {
   out: Flag.String("out").pipe(
     Flag.withMetavar("DIR"),
     Flag.withDescription(
-      "Where run log, checkpoints, model and summary.json go. Default out/NAME, then out/NAME-2, ..."
+      "Where run log, checkpoints, model and summary.json go, the latter with what was measured: a list of " +
+        "{system, metric, value, low, high, n, unit}, low and high bounding the 95 % interval, beside versions, seed and " +
+        "seconds. Default out/NAME, then out/NAME-2, ..."
     ),
     Flag.optional
   ),
@@ -165,9 +167,9 @@ const interrupted = Effect.fnUntraced(function* (directory: string) {
  *
  * **Details**
  *
- * `directory` is where the example writes; it must be writable and, unless the run resumes, without an earlier run. A
- * failure is shown as one line on standard error, with its whole cause under `--log-level debug`; an interruption says
- * which checkpoint there is.
+ * `directory` is where the example writes; it must be writable and, unless the run resumes, without an earlier run.
+ * Warnings go to standard error, so that standard output holds results alone. A failure is shown there as one line, with
+ * its whole cause under `--log-level debug`; an interruption says which checkpoint there is.
  *
  * @category running
  * @since 0.1.0
@@ -191,6 +193,7 @@ export const run = <A, E extends { readonly message: string }, R>(
       )
     ),
     (work) => Effect.andThen(prepare(directory, chosen.resume), work),
+    Effect.provideService(Logger.LogToStderr, true),
     Effect.onError(
       Effect.fnUntraced(function* (cause) {
         if (yield* LogLevel.isEnabled("Debug")) yield* Console.error(Cause.pretty(cause))

@@ -1,16 +1,15 @@
 /** What a person sees who gives the command line something that it cannot use. */
 import { type ChildProcess, spawn } from "node:child_process"
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { Tokenizer } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { Initial, Llama } from "@attune/core/nn"
-import { Device } from "@attune/core/ort"
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Console, Effect, Result, Runtime, Schema } from "effect"
+import { Console, Effect, Runtime, Schema } from "effect"
 import { Command } from "effect/cli"
 import { afterAll, beforeAll } from "vitest"
 import * as Evaluate from "../src/Evaluate.ts"
@@ -260,14 +259,29 @@ describe("models", () => {
 })
 
 describe("providers", () => {
-  it.live("that do not run here, with the reason", (context) =>
+  // Hidden, so that the outcome is the same on machines that have them.
+  const hidden = { CUDA_VISIBLE_DEVICES: "-1", VK_ICD_FILENAMES: "/nowhere.json", VK_DRIVER_FILES: "/nowhere.json" }
+  const named = ["cuda", ...(process.platform === "linux" ? ["webgpu"] : [])]
+
+  it.live("that do not run here, with the reason and what to do", () =>
     Effect.gen(function* () {
-      const runs = yield* Effect.result(
-        Effect.scoped(Effect.provide(Effect.asVoid(Device.Device), Device.layer({ provider: "cuda" })))
+      const before = Object.keys(hidden).map((name) => [name, process.env[name]] as const)
+      Object.assign(process.env, hidden)
+      yield* Effect.addFinalizer(() =>
+        Effect.sync(() => {
+          for (const [name, value] of before) {
+            if (value === undefined) delete process.env[name]
+            else process.env[name] = value
+          }
+        })
       )
-      if (Result.isSuccess(runs)) return context.skip("CUDA runs on this machine")
-      refused(yield* sft("--provider", "cuda"), /cuda/i)
-    })
+      for (const provider of named) {
+        const out = fresh()
+        const shown = yield* sft("--provider", provider, "--out", out)
+        refused(shown, new RegExp(`^error: provider ${provider} is not available: .+; .+, or ask for cpu`))
+        assert.deepStrictEqual(readdirSync(out), [])
+      }
+    }).pipe(Effect.scoped)
   )
 })
 
@@ -291,6 +305,20 @@ describe("outputs", () => {
       refused(yield* sft(...args), /holds an earlier run: .*--resume/)
       refused(yield* sft(...args, "--resume", "--batch", "3"), /checkpoint .*from another model/)
       assert.strictEqual(readFileSync(join(out, "run.jsonl"), "utf8"), log)
+    })
+  )
+
+  it.live("whose only checkpoint is damaged are kept: what was skipped and why is no result", () =>
+    Effect.gen(function* () {
+      const out = fresh()
+      const args = ["--demonstrations", file("d.jsonl", Array<string>(8).fill(good).join("\n")), "--out", out]
+      yield* sft(...args)
+      const [name] = readdirSync(join(out, "checkpoints"))
+      truncateSync(join(out, "checkpoints", name!, "weights.safetensors"), 100)
+      const { code, err, out: results } = yield* sft(...args, "--resume")
+      assert.deepStrictEqual([code, results], [1, ""])
+      assert.match(err, /WARN.* skipped checkpoint .*weights\.safetensors has 100 bytes instead of/)
+      assert.match(err, /\nerror: checkpoint .*no checkpoint in it is whole .*start again elsewhere/)
     })
   )
 })
