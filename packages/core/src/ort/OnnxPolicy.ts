@@ -357,22 +357,17 @@ export const load: (
     }
     const rows: Array<Row.Row> = []
     for (const [index, content] of prompts.entries()) {
-      const prompt =
-        typeof content === "string"
-          ? yield* Effect.fromResult(tokenizer.prompt(content)).pipe(
-              Effect.mapError((error) => refuse("sample", `prompt ${index} cannot be tokenised: ${error.message}`))
-            )
-          : content
-      if (prompt.tokens.length === 0) return yield* refuse("sample", `prompt ${index} has no tokens; give at least one`)
-      if (prompt.tokens.length >= contextLength) {
+      const prompt = typeof content === "string" ? tokenizer.encode(content) : content.tokens
+      if (prompt.length === 0) return yield* refuse("sample", `prompt ${index} has no tokens; give at least one`)
+      if (prompt.length >= contextLength) {
         return yield* refuse(
           "sample",
-          `prompt ${index} has ${prompt.tokens.length} tokens; its context is ${contextLength}, so a prompt may have ` +
+          `prompt ${index} has ${prompt.length} tokens; its context is ${contextLength}, so a prompt may have ` +
             `at most ${contextLength - 1}: shorten it`
         )
       }
-      yield* checkIds("sample", prompt.tokens, `prompt ${index}`)
-      rows.push(Row.make(index, prompt.tokens, contextLength, settings))
+      yield* checkIds("sample", prompt, `prompt ${index}`)
+      rows.push(Row.make(index, prompt, contextLength, settings))
     }
     // Rows that will reach the end of the context end together, so that no row goes on as padding beyond it.
     const mixes = ({ limit }: Row.Row) => padded && limit === settings.maxNewTokens

@@ -91,12 +91,16 @@ const atEvery = (
   })
 
 describe("a fault at any file operation of save", () => {
-  it.effect.each(["full disk", "crash"])("leaves the old model or the new one: %s", (kind) =>
-    atEvery(kind === "crash", base, (left, root, at) => {
+  it.effect.each(["full disk", "crash"])("leaves the old model or the new one: %s", (kind) => {
+    const unfinished: Array<number> = []
+    return atEvery(kind === "crash", base, (left, root, at) => {
       assert.include([bytesOf(base.weights), bytesOf(next.weights)], bytesOf(left!.weights), `operation ${at}`)
-      if (kind === "full disk" && at > 2) assert.isAtMost(fs.readdirSync(root).length, 2)
-    })
-  )
+      if (fs.readdirSync(root).length > 1) unfinished.push(at)
+    }).pipe(
+      // A process that goes on removes what it began, unless removing is what fails.
+      Effect.tap(() => Effect.sync(() => kind === "crash" || assert.isAtMost(unfinished.length, 1, `${unfinished}`)))
+    )
+  })
 
   it.effect.each(["full disk", "crash"])("leaves no model or a whole one where there was none: %s", (kind) =>
     atEvery(kind === "crash", undefined, (left, _, at) => {

@@ -62,6 +62,7 @@ describe("a run that is killed", () => {
 
         const generator = xoroshiro128plus(20261122)
         let killed = 0
+        let resumable = 0
         for (let chain = 0; killed < kills; chain++) {
           const directory = join(root, `chain-${chain}`)
           let ended = false
@@ -69,13 +70,16 @@ describe("a run that is killed", () => {
             // Between the first write and the end of an uninterrupted run; past the last kill it may finish.
             const millis = uniformInt(generator, Math.floor(duration * 0.3), Math.ceil(duration * 1.05))
             ended = yield* Effect.promise(() => live(directory, killed < kills ? millis : undefined))
-            if (!ended) killed++
+            if (ended) continue
+            killed++
+            if ((yield* Checkpoint.steps(join(directory, "checkpoints"))).length > 0) resumable++
           }
           for (const [i, bytes] of finalState(directory).entries()) {
             assert.isTrue(bytes.equals(reference[i]!), weightFiles[i])
           }
           assert.deepStrictEqual(yield* losses(directory), referenceLosses)
         }
+        assert.isAbove(resumable, 0, "every kill came before the first checkpoint")
         rmSync(root, { recursive: true })
       }),
     600_000
