@@ -39,7 +39,9 @@ export interface KeepOptions {
 }
 
 /**
- * What makes two runs the same: a checkpoint is only resumed by a run with the same learner, `config`, `seeds` and `data`.
+ * What makes two runs the same: a checkpoint is only resumed by a run with the same model, loss, `config`, `seeds`, `steps`
+ * and `data`. The optimizer's settings are not compared, so that a run whose loss was not finite can go on at a lower rate;
+ * the same bits come only from the same settings.
  *
  * @category models
  * @since 0.1.0
@@ -161,6 +163,7 @@ export const open: <F extends Fields>(
     // Steps whose metrics an interruption swallowed are taken again after resuming, so that the log has no gap.
     if (step === saved || step !== logged) return
     const content = { step, fingerprint, tensors, state: {}, seeds: identity.seeds, cursor: { step }, versions }
+    yield* log.sync // a power failure must not leave a checkpoint of steps that the log has lost
     yield* Checkpoint.save(root, content, { keepLast })
     saved = step
   })

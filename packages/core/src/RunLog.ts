@@ -138,6 +138,8 @@ export interface RunLog {
   ) => Effect.Effect<void, RunLogError>
   /** Writes something that happened after the last logged step. */
   readonly event: (name: string, data?: Schema.Json) => Effect.Effect<void, RunLogError>
+  /** Waits until all that was written would survive a power failure. */
+  readonly sync: Effect.Effect<void, RunLogError>
 }
 
 const fileName = "run.jsonl"
@@ -197,8 +199,11 @@ const gitCommit: Effect.Effect<string | null> = Effect.tryPromise(() =>
   Effect.orElseSucceed(() => null)
 )
 
+const flush = promisify(fs.fsync)
+
 interface Appender {
   readonly append: (bytes: Uint8Array) => void
+  readonly sync: () => Promise<void>
   readonly close: () => void
 }
 
@@ -216,6 +221,7 @@ const openAppender = (path: string, size: number): Appender => {
         throw cause
       }
     },
+    sync: () => flush(file),
     close: () => fs.closeSync(file)
   }
 }
@@ -248,7 +254,7 @@ const kept = (directory: string, step: number) => {
  * **Details**
  *
  * With `resumeAt`, the log continues in the same files and keeps its first line, so that the log of a resumed run equals that of
- * an uninterrupted one apart from times. For that, log a step before saving its checkpoint. Fails when a log is already there and
+ * an uninterrupted one apart from times. For that, log a step and `sync` before saving its checkpoint. Fails when a log is already there and
  * `options` do not say what to do with it, and when the directory cannot be written.
  *
  * @category constructors
@@ -341,5 +347,7 @@ export const make: (
     const time = new Date(yield* Clock.currentTimeMillis).toISOString()
     yield* write({ type: "event", step: last, time, name, data })
   })
-  return { path, log, event }
+  // The event file repeats what the lines say, so the lines are enough.
+  const sync = Effect.tryPromise({ try: () => files.lines.sync(), catch: failure(path, "cannot be written") })
+  return { path, log, event, sync }
 })

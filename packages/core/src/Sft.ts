@@ -177,8 +177,14 @@ export const train: (
     if (problem !== undefined) return yield* refuse(problem)
     const total = steps(examples.length, options)
     const perEpoch = total / epochs
+    // Kept for an epoch: shuffling millions of indices at every step would hold up the program.
+    let shuffled: { readonly epoch: number; readonly indices: Int32Array } = { epoch: -1, indices: new Int32Array() }
+    const orderOf = (epoch: number) => {
+      if (shuffled.epoch !== epoch) shuffled = { epoch, indices: order(examples.length, seed, epoch) }
+      return shuffled.indices
+    }
     const batchAt = (step: number) => {
-      const indices = order(examples.length, seed, Math.floor(step / perEpoch))
+      const indices = orderOf(Math.floor(step / perEpoch))
       const first = (step % perEpoch) * batchSize
       return Array.from(indices.subarray(first, first + batchSize), (i) => examples[i]!)
     }

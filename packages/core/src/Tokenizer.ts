@@ -38,7 +38,7 @@ export interface Tokenizer {
   readonly vocabSize: number
   readonly bosId: number | undefined
   readonly eosId: number | undefined
-  /** Ids that end an answer: those that `generation_config.json` lists, else those of `config.json`, else `eosId`. */
+  /** Ids that end an answer: those that `generation_config.json` lists, else those of `config.json`, and `eosId`. */
   readonly stopIds: ReadonlyArray<number>
   /** The padding id; the end-of-text id where the files name none. Masks never come from it: see `Tokens`. */
   readonly padId: number | undefined
@@ -298,7 +298,9 @@ export const fromFiles = (
     const unkId = yield* named("unk")
     // A model without generation settings has those of its config.json, as in transformers.
     const { eos_token_id: ofModel } = modelConfig
-    const stopIds = [generation.eos_token_id ?? (Array.isArray(ofModel) ? ofModel : eosId) ?? []].flat()
+    const listed = [generation.eos_token_id ?? (Array.isArray(ofModel) ? ofModel : [])].flat()
+    // The end-of-text token is one in any case: it is what fine-tuning ends answers with.
+    const stopIds = [...new Set(eosId === undefined ? listed : [...listed, eosId])]
     for (const id of [bosId, eosId, padId, ...stopIds]) {
       if (id !== undefined) specialIds.add(id)
     }
@@ -374,7 +376,8 @@ export const fromFiles = (
  */
 export const numeric = (vocabSize: number): Tokenizer => {
   const isId = (id: number) => Number.isInteger(id) && id >= 0 && id < vocabSize
-  const encode = (text: string) => Int32Array.from(text.split(/\s+/).filter(Boolean).map(Number).filter(isId))
+  const numbers = (text: string) => text.split(/\s+/).filter((part) => /^\d+$/.test(part))
+  const encode = (text: string) => Int32Array.from(numbers(text).map(Number).filter(isId))
   return {
     vocabSize,
     bosId: undefined,

@@ -79,14 +79,14 @@ describe("Tokenizer", () => {
     assert.deepStrictEqual([tokenizer.bosId, tokenizer.eosId, tokenizer.unkId], [1, 2, undefined])
   })
 
-  it("ends answers at every id that generation_config.json lists, else config.json, else at its end-of-text token", () => {
+  it("ends answers at every id that generation_config.json lists, else config.json, and at its end-of-text token", () => {
     const stopIds = (files: Record<string, unknown>) =>
       Result.getOrThrow(make({ "tokenizer.json": tiny, "tokenizer_config.json": config, ...files })).stopIds
     const several = { "generation_config.json": { eos_token_id: [4, 2] }, "config.json": { eos_token_id: [1] } }
     assert.deepStrictEqual(stopIds(several), [4, 2])
-    assert.deepStrictEqual(stopIds({ "generation_config.json": { eos_token_id: 4 } }), [4])
+    assert.deepStrictEqual(stopIds({ "generation_config.json": { eos_token_id: 4 } }), [4, 2])
     assert.deepStrictEqual(stopIds({ "generation_config.json": { eos_token_id: null } }), [2])
-    assert.deepStrictEqual(stopIds({ "config.json": { eos_token_id: [3, 4] } }), [3, 4])
+    assert.deepStrictEqual(stopIds({ "config.json": { eos_token_id: [3, 4] } }), [3, 4, 2])
     assert.deepStrictEqual(stopIds({}), [2])
     assert.deepStrictEqual(Result.getOrThrow(make({ "tokenizer.json": tiny })).stopIds, [])
     const wrong = make({ "tokenizer.json": tiny, "generation_config.json": { eos_token_id: "</s>" } })
@@ -100,7 +100,7 @@ describe("Tokenizer", () => {
 
   it("reads numbers as ids where a model has no text", () => {
     const numeric = Tokenizer.numeric(20)
-    assert.deepStrictEqual([...numeric.encode(" 3 19\n7 20 -1 x 2.5")], [3, 19, 7])
+    assert.deepStrictEqual([...numeric.encode(" 3 19\n7 20 -1 x 2.5 0x3 1e1")], [3, 19, 7])
     assert.strictEqual(numeric.decode([3, 19, 20]), "3 19")
     assert.deepStrictEqual([numeric.token(4), numeric.token(20), numeric.stopIds.length], ["4", undefined, 0])
     assert.deepStrictEqual([...Result.getOrThrow(numeric.prompt("5 6")).tokens], [5, 6])
