@@ -1,7 +1,11 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { GradientRules } from "@attune/core/onnx"
+import * as core from "@attune/core"
+import * as hub from "@attune/core/hub"
+import * as nn from "@attune/core/nn"
+import * as onnx from "@attune/core/onnx"
+import * as ort from "@attune/core/ort"
 import { assert, describe, it } from "@effect/vitest"
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..")
@@ -28,7 +32,20 @@ describe("README", () => {
   it("of the core lists every operator of the gradient table once, and no other", () => {
     const section = /^## Operators\n([\s\S]*?)^## /m.exec(text("packages/core/README.md"))
     const listed = [...section![1]!.matchAll(/`([A-Z][A-Za-z]+)`/g)].map(([, name]) => name!)
-    assert.deepStrictEqual(listed.toSorted(), Object.keys(GradientRules.gradientRules).toSorted())
+    assert.deepStrictEqual(listed.toSorted(), Object.keys(onnx.GradientRules.gradientRules).toSorted())
+  })
+})
+
+describe("docs/papers.md", () => {
+  it("names functions that there are", () => {
+    const modules: Readonly<Record<string, object>> = { ...core, ...hub, ...nn, ...onnx, ...ort }
+    const named = [...text("docs/papers.md").matchAll(/`([A-Z]\w+)\.(\w+)`(?! of the examples)/g)]
+    assert.isAbove(named.length, 20)
+    const missing = named.filter(([, module, name]) => modules[module!] === undefined || !(name! in modules[module!]!))
+    assert.deepStrictEqual(
+      missing.map(([whole]) => whole),
+      []
+    )
   })
 })
 
