@@ -1,0 +1,66 @@
+/**
+ * Programs that must not compile: `tsc -b` fails where one of them does.
+ */
+import { Effect } from "effect"
+import type { Example } from "../src/Loss.ts"
+import * as Loss from "../src/Loss.ts"
+import type { GradientRule } from "../src/onnx/GradientRules.ts"
+import * as Op from "../src/onnx/Op.ts"
+import * as Optimizer from "../src/onnx/Optimizer.ts"
+import * as OrtLearner from "../src/ort/OrtLearner.ts"
+import type { OrtPolicy } from "../src/ort/OrtPolicy.ts"
+import * as Policy from "../src/Policy.ts"
+
+declare const policy: OrtPolicy
+const optimizer = Optimizer.adamW({ learningRate: 1e-3 })
+
+// An operator without a gradient rule.
+export const withoutScan = {} as Record<Exclude<Op.OpName, "Scan">, GradientRule>
+// @ts-expect-error Scan has no row
+export const table: Record<Op.OpName, GradientRule> = withoutScan
+
+const weighted = Loss.make({
+  name: "weighted",
+  fields: { advantages: ["N"] },
+  metrics: ["mean_advantage"],
+  build: ({ fields, g, logprobs, weights }) => ({
+    loss: Loss.mean(g, Op.Mul(g, logprobs(), fields.advantages), weights),
+    metrics: { mean_advantage: Loss.mean(g, fields.advantages, weights) }
+  })
+})
+
+// A field that the loss has not declared.
+Loss.make({
+  name: "undeclared",
+  fields: { advantages: ["N"] },
+  metrics: [],
+  build: ({ fields, g, weights }) => ({
+    // @ts-expect-error the field is called advantages
+    loss: Loss.mean(g, fields.rewards, weights),
+    metrics: {}
+  })
+})
+
+// A metric that was promised and is not computed.
+Loss.make({
+  name: "silent",
+  fields: {},
+  metrics: ["entropy"],
+  // @ts-expect-error entropy is missing
+  build: ({ g, logprobs, weights }) => ({ loss: Loss.mean(g, logprobs(), weights), metrics: {} })
+})
+
+// Batches without the fields of the loss.
+declare const plain: ReadonlyArray<ReadonlyArray<Example<Record<never, never>>>>
+export const fedWrong = Effect.flatMap(OrtLearner.make({ policy, loss: weighted, optimizer }), (learner) =>
+  // @ts-expect-error examples of this loss carry advantages
+  learner.update(plain)
+)
+
+// The policy where the frozen reference is needed, and a program without either.
+const needsReference = Effect.map(Policy.Reference, ({ name }) => name)
+declare const shape: Policy.PolicyShape
+// @ts-expect-error a policy is not a reference
+export const wrongModel: Effect.Effect<string> = Effect.provideService(needsReference, Policy.Policy, shape)
+// @ts-expect-error the reference is missing
+Effect.runSync(needsReference)
