@@ -83,7 +83,8 @@ export interface RunOptions {
  * A native run cannot be stopped. Interrupting the fiber returns at once, in uninterruptible regions too: a run that has
  * not started is dropped, one that has started ends unobserved and its outputs, resident ones included, are discarded.
  * Whoever keeps outputs calls `run` in an uninterruptible region together with what takes the handles: an interruption
- * that comes with the answer then waits until they have an owner.
+ * that comes with the answer then waits until they have an owner. A fiber that was interrupted starts no run any more, not
+ * in its finalizers either; `download`, `upload` and `release` work there.
  *
  * @category models
  * @since 0.1.0

@@ -2,8 +2,8 @@
  * The only owner of ONNX Runtime sessions and resident tensors. It answers requests one after the other, and is the same
  * code in the worker thread and in process.
  *
- * Imports nothing but ONNX Runtime and the tensor type, so that a bare worker can load it. Not part of the public
- * interface: programs use `Device`.
+ * Imports ONNX Runtime and a few pure modules, so that a worker starts at once. Not part of the public interface: programs
+ * use `Device`.
  *
  * @since 0.1.0
  */
@@ -306,8 +306,9 @@ export const make = (options: Settings, send: Send): DeviceCore => {
       const onGpu = keep.filter((name) => gpuDTypes.has(outputs.find((output) => output.name === name)!.dtype))
       if (provider === "webgpu" && onGpu.length < keep.length) {
         // Locations are fixed when a session is made, dtypes are known only afterwards.
-        await free(session)
+        const first = session
         session = settle(await create(model, provider, onGpu, profile))
+        await free(first)
       }
       sessions.set(request.session, session)
       return { inputs, outputs }

@@ -393,6 +393,32 @@ describe("the worker", () => {
     }).pipe(Effect.scoped, Effect.provide(places["on a worker"]))
   )
 
+  it.live("still downloads, uploads and releases for a fiber that was interrupted, but runs nothing", () =>
+    Effect.gen(function* () {
+      const device = yield* Device.Device
+      const session = yield* device.compile(accumulator(), { name: "accumulator" })
+      const x = Tensor.float32([1, 2])
+      const resident = yield* device.upload(x)
+      const seen: Array<Tensor.Tensor> = []
+      const finalizer = Effect.gen(function* () {
+        seen.push(yield* device.download(resident))
+        yield* device.release([yield* device.upload(x)])
+        yield* session.run({ state: x, step: x })
+        seen.push(x)
+      })
+      const fiber = yield* Effect.forkChild(
+        Effect.onInterrupt(Effect.never, () => finalizer),
+        {
+          startImmediately: true
+        }
+      )
+      yield* Fiber.interrupt(fiber)
+      assert.strictEqual(seen.length, 1)
+      sameTensor(seen[0]!, x)
+      assert.strictEqual((yield* device.stats).tensors, 1)
+    }).pipe(Effect.scoped, Effect.provide(places["in process"]))
+  )
+
   it.live("loses no output to an interruption, whatever the moment: it has an owner or is gone", () =>
     Effect.gen(function* () {
       const device = yield* Device.Device
@@ -544,6 +570,30 @@ describe("providers", () => {
         contains(error.message, provider, reason, "ask for cpu")
       }
     })
+  )
+
+  it.live("refuses those whose hardware is hidden, on every machine", () =>
+    Effect.gen(function* () {
+      // Loaders of drivers read these: CUDA's, and Vulkan's on Linux.
+      const hidden = { CUDA_VISIBLE_DEVICES: "-1", VK_ICD_FILENAMES: "/nowhere.json", VK_DRIVER_FILES: "/nowhere.json" }
+      const before = Object.keys(hidden).map((name) => [name, process.env[name]] as const)
+      Object.assign(process.env, hidden)
+      yield* Effect.addFinalizer(() =>
+        Effect.sync(() => {
+          for (const [name, value] of before) {
+            if (value === undefined) delete process.env[name]
+            else process.env[name] = value
+          }
+        })
+      )
+      for (const provider of ["cuda", ...(process.platform === "linux" ? (["webgpu"] as const) : [])] as const) {
+        const error = yield* Device.Device.pipe(Effect.provide(Device.layer({ provider })), Effect.flip)
+        assert(error._tag === "ProviderUnavailable")
+        assert.strictEqual(error.provider, provider)
+        assert.isNotEmpty(error.reason)
+        contains(error.message, `provider ${provider} is not available: ${error.reason}; `, "ask for cpu")
+      }
+    }).pipe(Effect.scoped)
   )
 
   it.live("auto says what it chose and why", () =>
