@@ -42,6 +42,10 @@ const fromIssue = (file: string, line: number, issue: SchemaIssue.Issue): Feedba
   })
 }
 
+// JSON.parse counts lines within its text, where there is but one.
+const withoutPlace = (cause: string): string =>
+  cause.replace(/^SyntaxError: /, "").replace(/ \(line 1 column \d+\)$/, "")
+
 const decodeLine = <A>(schema: Schema.Codec<A, unknown>) => {
   const decode = Schema.decodeUnknownResult(schema)
   return (file: string, line: number, text: string): Result.Result<A, FeedbackLineError> => {
@@ -51,7 +55,7 @@ const decodeLine = <A>(schema: Schema.Codec<A, unknown>) => {
         new FeedbackLineError({
           file,
           line,
-          reason: `is not JSON (${cause instanceof Error ? cause.message : String(cause)}); write one JSON value per line`
+          reason: `is not JSON (${withoutPlace(String(cause))}); write one JSON value per line`
         })
     })
     return Result.flatMap(json, (value) =>

@@ -141,6 +141,20 @@ describe("a run on disk", () => {
     })
   )
 
+  it.effect("that stopped before its first checkpoint begins at the start, in a log of its own", () =>
+    Effect.gen(function* () {
+      const directory = fresh()
+      yield* train(counting().learner, examples(4), { ...settings, directory })
+      rmSync(join(directory, "checkpoints"), { recursive: true })
+      const reports = yield* train(counting().learner, examples(4), { ...settings, directory, resume: true })
+      assert.strictEqual(reports.length, 4)
+      assert.deepStrictEqual(
+        (yield* RunLog.read(directory)).map((line) => (line.type === "run" ? "run" : line.step)),
+        ["run", 1, 2, 3, 4]
+      )
+    })
+  )
+
   it.effect("goes on from the checkpoint before a damaged one", () =>
     Effect.gen(function* () {
       const directory = fresh()

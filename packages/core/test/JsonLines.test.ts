@@ -45,7 +45,10 @@ it.layer(NodeServices.layer)((it) => {
       const bad = (line: string, blank = "") => [...Array(16).fill(good("a")), line, good("b")].join(`\n${blank}`)
       const malformed = yield* readError(bad(`{"prompt": "q", `))
       assert.strictEqual(malformed.line, 17)
-      assert.match(malformed.message, /feedback\.jsonl, line 17: is not JSON/)
+      assert.match(
+        malformed.message,
+        /feedback\.jsonl, line 17: is not JSON \([^()]+\); write one JSON value per line$/
+      )
       const missing = yield* readError(bad(`{"prompt":"q"}`))
       assert.match(missing.message, /feedback\.jsonl, line 17: field "completion": Missing key/)
       const empty = yield* readError(bad(good("")))

@@ -78,11 +78,13 @@ export interface LoadOptions {
 
 const code = (cause: unknown): unknown => (cause instanceof Error && "code" in cause ? cause.code : undefined)
 
+const wanted = "a model's directory holds config.json, tokenizer.json and model.safetensors"
+
 const readError =
   (path: string) =>
   (cause: unknown): PretrainedError =>
     code(cause) === "ENOENT"
-      ? new PretrainedError({ path, reason: "Missing", detail: "no such file or directory", cause })
+      ? new PretrainedError({ path, reason: "Missing", detail: `no such file or directory; ${wanted}`, cause })
       : new PretrainedError({ path, reason: "Read", detail: `cannot read: ${AtomicFile.explain(cause)}`, cause })
 
 const io = <A>(path: string, run: () => Promise<A>): Effect.Effect<A, PretrainedError> =>
@@ -294,7 +296,7 @@ export const load: (
       reason: "Vocabulary",
       detail:
         `the tokenizer has ${tokenizer.vocabSize} ids, but the model's embedding only ${model.decoder.vocabSize} rows; ` +
-        "they do not belong together"
+        "they do not belong together: take the tokenizer that the model was trained with"
     })
   }
   return { ...model, tokenizer }

@@ -147,13 +147,19 @@ describe("load", () => {
         const error = yield* changed(tensor)
         assert.strictEqual(error._tag, "PretrainedError")
         assert.include(error, { reason, tensor: name })
-        assert.include(error.message, `tensor "${name}": ${detail}`)
+        assert.include(error.message, `: tensor "${name}": ${detail}`)
+        assert.isTrue(error.message.startsWith(directory), error.message)
       }
       const third = new Map(TinyModel.weights()).set("transformer.h.2.ln_1.weight", Tensor.float32([1]))
-      assert.include(yield* failure(withTensors(third)), {
-        reason: "ExtraTensor",
-        tensor: "transformer.h.2.ln_1.weight"
-      })
+      const extra = yield* failure(withTensors(third))
+      assert.include(extra, { reason: "ExtraTensor", tensor: "transformer.h.2.ln_1.weight" })
+      assert.include(
+        extra.message,
+        'tensor "transformer.h.2.ln_1.weight": 1 tensor of the file is not part of the gpt2'
+      )
+      const other = yield* failure(withTensors(TinyModel.weights(), { ...TinyModel.config, model_type: "mamba" }))
+      assert.include(other, { reason: "UnknownModelType", field: "model_type" })
+      assert.match(other.message, /config\.json: field model_type: .*"mamba" is not one of gpt2, llama/)
       const untied = yield* failure(
         withTensors(TinyModel.weights(), { ...TinyModel.config, tie_word_embeddings: false })
       )
@@ -182,6 +188,7 @@ describe("load", () => {
       const error = yield* failure(path)
       assert.include(error, { reason: "Vocabulary" })
       assert.include(error.message, "21 ids")
+      assert.include(error.message, "only 20 rows; they do not belong together: take the tokenizer")
     })
   )
 
@@ -193,7 +200,10 @@ describe("load", () => {
         return failure(write(files))
       }
       assert.include(yield* failure(join(directory, "nowhere")), { _tag: "PretrainedError", reason: "Missing" })
-      assert.include((yield* without("config.json")).message, "config.json")
+      assert.include(
+        (yield* without("config.json")).message,
+        "config.json: no such file or directory; a model's directory"
+      )
       assert.include(yield* without("model.safetensors"), { _tag: "SafetensorsError", reason: "Missing" })
       assert.include(yield* without("tokenizer.json"), { _tag: "TokenizerError" })
       assert.include(yield* failure(write(TinyModel.files().set("config.json", Buffer.from("{")))), {
