@@ -72,7 +72,16 @@ export const rate = (system: string, metric: string, hits: number, n: number): M
   const p = hits / n
   const centre = (p + z2 / (2 * n)) / (1 + z2 / n)
   const half = (1.96 * Math.sqrt((p * (1 - p)) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-  return { system, metric, value: p, low: centre - half, high: centre + half, n, unit: "share" }
+  // Rounding alone could leave the interval's range.
+  return {
+    system,
+    metric,
+    value: p,
+    low: Math.max(0, centre - half),
+    high: Math.min(1, centre + half),
+    n,
+    unit: "share"
+  }
 }
 
 /**

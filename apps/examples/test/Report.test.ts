@@ -36,6 +36,10 @@ describe("rate", () => {
     const all = Report.rate("base", "judgement right", 20, 20)
     assert.closeTo(none.low!, 0, 1e-12)
     assert.closeTo(all.high!, 1, 1e-12)
+    for (let n = 1; n <= 300; n++) {
+      assert.isAtLeast(Report.rate("base", "judgement right", 0, n).low!, 0, String(n))
+      assert.isAtMost(Report.rate("base", "judgement right", n, n).high!, 1, String(n))
+    }
     assert.isAbove(none.high!, 0.1)
     assert.isBelow(all.low!, 0.9)
   })
