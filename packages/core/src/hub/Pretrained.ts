@@ -102,8 +102,18 @@ const cacheRoot = (directory: string): string => {
   return basename(snapshots) === "snapshots" && /^models--./.test(basename(repository)) ? repository : directory
 }
 
-/** Refuses a directory, or a file in it, that lies outside `root` once links are followed. */
-const confine = Effect.fnUntraced(function* (directory: string, root: string | undefined) {
+/**
+ * Fails with `UnsafePath` when a model's directory, a file of the model in it, or one of `files` lies outside `root` once
+ * `..` and symbolic links are followed. See {@link LoadOptions} for the default of `root`.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const confine: (
+  directory: string,
+  root: string | undefined,
+  files?: ReadonlyArray<string>
+) => Effect.Effect<void, PretrainedError> = Effect.fnUntraced(function* (directory, root, files = []) {
   const real = yield* io(directory, () => realpath(directory))
   const allowed = root === undefined ? cacheRoot(real) : yield* io(root, () => realpath(root))
   const leaves = (path: string) =>
@@ -113,9 +123,10 @@ const confine = Effect.fnUntraced(function* (directory: string, root: string | u
       detail: `leads out of ${allowed}, refused; name a directory that holds it as the root if that is meant`
     })
   if (!within(real, allowed)) return yield* leaves(directory)
-  for (const entry of yield* io(directory, () => readdir(real, { withFileTypes: true }))) {
-    if (!entry.isSymbolicLink() || !modelFile.test(entry.name)) continue
-    const path = join(directory, entry.name)
+  const links = (yield* io(directory, () => readdir(real, { withFileTypes: true })))
+    .filter((entry) => entry.isSymbolicLink() && modelFile.test(entry.name))
+    .map(({ name }) => join(directory, name))
+  for (const path of [...links, ...files]) {
     const target = yield* io(path, () => realpath(path)).pipe(
       Effect.mapError((error) =>
         error.reason === "Missing"

@@ -6,6 +6,7 @@
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs"
 import { Effect, FileSystem, Path, Result, Schema, type Scope } from "effect"
+import * as Pretrained from "../hub/Pretrained.ts"
 import { ModelError } from "../Policy.ts"
 import * as Tensor from "../Tensor.ts"
 import * as Tokenizer from "../Tokenizer.ts"
@@ -13,12 +14,15 @@ import * as Device from "./Device.ts"
 
 /**
  * Where an exported model is: the path of an `.onnx` file, or a directory and, where it holds several graphs, the one
- * to take (`"onnx/model_q4.onnx"` or `"model_q4.onnx"`).
+ * to take (`"onnx/model_q4.onnx"` or `"model_q4.onnx"`). `root`: the directory that all files must lie in once `..` and
+ * symbolic links are followed, by default the model's own, or the repository's folder in a Hub cache.
  *
  * @category models
  * @since 0.1.0
  */
-export type Source = string | { readonly directory: string; readonly file?: string | undefined }
+export type Source =
+  | string
+  | { readonly directory: string; readonly file?: string | undefined; readonly root?: string | undefined }
 
 /**
  * What is read of `config.json`; every architecture names its sizes as it likes.
@@ -82,8 +86,8 @@ const isGraph = (path: string): boolean => path.endsWith(".onnx")
  *
  * **Gotchas**
  *
- * Fails with `ModelError` when there is no such file (the message lists the graphs that there are) and when
- * `config.json` cannot be read; a missing `config.json` is an empty one.
+ * Fails with `ModelError` when there is no such file (the message lists the graphs that there are), when a file lies
+ * outside the root, and when `config.json` cannot be read; a missing `config.json` is an empty one.
  *
  * @category constructors
  * @since 0.1.0
@@ -134,6 +138,14 @@ export const open: (
     )
   }
   const found = name
+  const folder = path.dirname(found)
+  // Weights that lie beside the graph carry its name too: model.onnx_data, model.onnx.data.
+  const files = (yield* list(folder)).filter((entry) => entry.startsWith(path.basename(found)))
+  yield* Pretrained.confine(
+    directory,
+    typeof source === "string" ? undefined : source.root,
+    files.map((entry) => path.join(folder, entry))
+  ).pipe(Effect.mapError((cause) => unusable(cause.path, cause.detail)))
 
   const configFile = path.join(directory, "config.json")
   const config = (yield* exists(configFile))

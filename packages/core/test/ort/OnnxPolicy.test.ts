@@ -1,6 +1,6 @@
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { join, relative } from "node:path"
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Result, Stream } from "effect"
@@ -320,6 +320,40 @@ describe("OnnxPolicy", () => {
         writeFileSync(path, bytes.subarray(0, -60))
         assert.deepStrictEqual(yield* ExportedModel.outputNames(path), [])
         assert.match(yield* message(OnnxPolicy.load(directory)), /model\.onnx/)
+      })
+    )
+
+    it.effect("takes the links of a Hub cache, and no path or link that leads out of it or of a plain directory", () =>
+      Effect.gen(function* () {
+        const elsewhere = yield* copy("llama")
+        const repository = join(yield* copy("bert"), "models--owner--judge")
+        const snapshot = join(repository, "snapshots", "0".repeat(40))
+        mkdirSync(join(snapshot, "onnx"), { recursive: true })
+        mkdirSync(join(repository, "blobs"))
+        const place = (name: string, target: string) => {
+          rmSync(join(snapshot, name), { force: true })
+          symlinkSync(target, join(snapshot, name))
+        }
+        const names = ["config.json", "tokenizer.json", "onnx/model.onnx"]
+        for (const [i, name] of names.entries()) {
+          cpSync(join(elsewhere, name), join(repository, "blobs", `${i}`))
+          place(name, join(repository, "blobs", `${i}`))
+        }
+        assert.strictEqual((yield* OnnxPolicy.load(snapshot)).vocabSize, 96)
+        const root = join(elsewhere, "..")
+        for (const [i, name] of names.entries()) {
+          place(name, join(elsewhere, name))
+          const error = yield* message(OnnxPolicy.load(snapshot))
+          assert.include(error, `${join(snapshot, name)} leads out of ${realpathSync(repository)}, refused`)
+          yield* OnnxPolicy.load({ directory: snapshot, root })
+          place(name, join(repository, "blobs", `${i}`))
+        }
+        writeFileSync(join(elsewhere, "weights"), "")
+        place("onnx/model.onnx_data", join(elsewhere, "weights"))
+        assert.match(yield* message(OnnxPolicy.load(snapshot)), /onnx\/model\.onnx_data leads out of/)
+        const directory = yield* copy("llama")
+        const climbing = { directory, file: relative(directory, join(elsewhere, "onnx/model.onnx")) }
+        assert.match(yield* message(OnnxPolicy.load(climbing)), /model\.onnx leads out of .*refused; name a directory/)
       })
     )
 
