@@ -4,13 +4,17 @@ import { join, relative } from "node:path"
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Result, Stream } from "effect"
+import * as Pretrained from "../../src/hub/Pretrained.ts"
 import * as Graph from "../../src/onnx/Graph.ts"
 import * as Model from "../../src/onnx/Model.ts"
 import * as Device from "../../src/ort/Device.ts"
 import * as ExportedModel from "../../src/ort/ExportedModel.ts"
 import * as OnnxPolicy from "../../src/ort/OnnxPolicy.ts"
+import * as OrtPolicy from "../../src/ort/OrtPolicy.ts"
 import * as Prompt from "../../src/Prompt.ts"
 import * as Tensor from "../../src/Tensor.ts"
+import * as Tokenizer from "../../src/Tokenizer.ts"
+import * as TinyModel from "../hub/TinyModel.ts"
 
 interface Golden {
   readonly prompts: ReadonlyArray<{ readonly text: string; readonly tokens: ReadonlyArray<number> }>
@@ -131,6 +135,43 @@ describe("OnnxPolicy", () => {
       )
     })
   }
+
+  it.layer(layer)("the file that Pretrained.save writes", (it) => {
+    it.effect.each(["gpt2", "llama"] as const)("says what the model itself says: %s", (name) =>
+      Effect.gen(function* () {
+        const config = name === "gpt2" ? TinyModel.config : TinyModel.llamaConfig
+        const model = {
+          name,
+          config,
+          decoder: TinyModel.decoder(config),
+          tokenizer: Result.getOrThrow(Tokenizer.fromFiles(TinyModel.tokenizerFiles())),
+          weights: TinyModel.weights(config)
+        }
+        const directory = yield* Effect.acquireRelease(
+          Effect.sync(() => mkdtempSync(join(tmpdir(), "attune-onnx-"))),
+          (path) => Effect.sync(() => rmSync(path, { recursive: true }))
+        )
+        yield* Pretrained.save(model, directory)
+        const own = yield* OnnxPolicy.load(directory)
+        const original = yield* OrtPolicy.make(model)
+        assert.deepStrictEqual([own.vocabSize, own.contextLength], [original.vocabSize, original.contextLength])
+        const prompts = [[3], [1, 17, 4, 9], [5, 2]].map((tokens) => Prompt.make("", tokens))
+        const options = { maxNewTokens: 8, temperature: 0, stopTokens: [] }
+        const completions = yield* original.sample(prompts, options)
+        assert.deepStrictEqual(
+          (yield* own.sample(prompts, options)).map(({ tokens }) => [...tokens]),
+          completions.map(({ tokens }) => [...tokens])
+        )
+        const continuations = completions.map(({ tokens }, i) => ({ prompt: prompts[i]!.tokens, completion: tokens }))
+        const expected = yield* original.logprobs(continuations)
+        close(
+          yield* own.logprobs(continuations),
+          expected.map((row) => [...row]),
+          1e-5
+        )
+      }).pipe(Effect.scoped)
+    )
+  })
 
   it.layer(layer)("sampling", (it) => {
     const golden = goldenOf("llama")
