@@ -5,7 +5,7 @@
  */
 
 import { fileURLToPath } from "node:url"
-import type { Completion, Policy } from "@attune/core"
+import type { Completion, ModelError, Policy } from "@attune/core"
 import { Effect } from "effect"
 import * as Corpus from "./desk/Corpus.ts"
 import * as Dice from "./desk/Dice.ts"
@@ -70,19 +70,21 @@ const judgements = Effect.fn("Evaluate.judgements")(function* (policy: Policy.Po
  * @category running
  * @since 0.1.0
  */
-export const goldScores = Effect.fn("Evaluate.goldScores")(function* (
+export const goldScores: (
   system: string,
   policy: Policy.PolicyShape,
   tickets: ReadonlyArray<Ticket.Ticket>,
   seed: number
-) {
-  const greedy = yield* summaries(policy, tickets, { temperature: 0, seed })
-  const sampled = yield* summaries(policy, tickets, { temperature: 1, seed })
-  return [
-    Report.mean(system, "gold score, greedy", "of 4", greedy),
-    Report.mean(system, "gold score, sampled", "of 4", sampled)
-  ]
-})
+) => Effect.Effect<ReadonlyArray<Report.Measurement>, ModelError.ModelError> = Effect.fn("Evaluate.goldScores")(
+  function* (system, policy, tickets, seed) {
+    const greedy = yield* summaries(policy, tickets, { temperature: 0, seed })
+    const sampled = yield* summaries(policy, tickets, { temperature: 1, seed })
+    return [
+      Report.mean(system, "gold score, greedy", "of 4", greedy),
+      Report.mean(system, "gold score, sampled", "of 4", sampled)
+    ]
+  }
+)
 
 /**
  * Everything that the base model is meant to do, on `n` held-out tickets: gold scores of greedy and of sampled summaries,
@@ -91,20 +93,22 @@ export const goldScores = Effect.fn("Evaluate.goldScores")(function* (
  * @category running
  * @since 0.1.0
  */
-export const desk = Effect.fn("Evaluate.desk")(function* (
+export const desk: (
   system: string,
   policy: Policy.PolicyShape,
   seed: number,
   n: number
-) {
-  const tickets = Ticket.generate({ seed, split: "test", n })
-  const dice = Dice.make(seed + 1)
-  return [
-    ...(yield* goldScores(system, policy, tickets, seed)),
-    Report.rate(system, "critique followed", yield* refinements(policy, tickets, dice), n),
-    Report.rate(system, "judgement right", yield* judgements(policy, dice, n), n)
-  ]
-})
+) => Effect.Effect<ReadonlyArray<Report.Measurement>, ModelError.ModelError> = Effect.fn("Evaluate.desk")(
+  function* (system, policy, seed, n) {
+    const tickets = Ticket.generate({ seed, split: "test", n })
+    const dice = Dice.make(seed + 1)
+    return [
+      ...(yield* goldScores(system, policy, tickets, seed)),
+      Report.rate(system, "critique followed", yield* refinements(policy, tickets, dice), n),
+      Report.rate(system, "judgement right", yield* judgements(policy, dice, n), n)
+    ]
+  }
+)
 
 /**
  * Mean negative log-likelihood per token of held-out examples, in nats, one value per example.
@@ -112,20 +116,22 @@ export const desk = Effect.fn("Evaluate.desk")(function* (
  * @category running
  * @since 0.1.0
  */
-export const heldOut = Effect.fn("Evaluate.heldOut")(function* (
+export const heldOut: (
   policy: Policy.PolicyShape,
   examples: ReadonlyArray<{ readonly tokens: Int32Array; readonly weights: Float32Array }>
-) {
-  const continuations = examples.map(({ tokens, weights }) => {
-    const start = Math.max(
-      1,
-      weights.findIndex((weight) => weight > 0)
-    )
-    return { prompt: tokens.subarray(0, start), completion: tokens.subarray(start) }
-  })
-  const scores = yield* policy.logprobs(continuations)
-  return scores.map((logprobs) => -logprobs.reduce((a, b) => a + b, 0) / logprobs.length)
-})
+) => Effect.Effect<ReadonlyArray<number>, ModelError.ModelError> = Effect.fn("Evaluate.heldOut")(
+  function* (policy, examples) {
+    const continuations = examples.map(({ tokens, weights }) => {
+      const start = Math.max(
+        1,
+        weights.findIndex((weight) => weight > 0)
+      )
+      return { prompt: tokens.subarray(0, start), completion: tokens.subarray(start) }
+    })
+    const scores = yield* policy.logprobs(continuations)
+    return scores.map((logprobs) => -logprobs.reduce((a, b) => a + b, 0) / logprobs.length)
+  }
+)
 
 /**
  * Prompts, and what two models say to each, side by side.
