@@ -232,8 +232,9 @@ export const load: <State = Schema.Json>(
       path,
       reason: "Fingerprint",
       detail:
-        `is from another model: its fingerprint is ${manifest.fingerprint}, expected ${expected.fingerprint};` +
-        " resume with the model and settings that it was saved with, or choose another directory"
+        "is from another model, or from a run with other data or settings: " +
+        `its fingerprint is ${manifest.fingerprint}, expected ${expected.fingerprint};` +
+        " resume with the model, data and settings that it was saved with, or choose another directory"
     })
   }
   const stateSchema = expected.state ?? (Schema.Json as unknown as Schema.Codec<State, Schema.Json>)
