@@ -8,6 +8,7 @@ import type { ModelError } from "./ModelError.ts"
 import type { SamplerShape } from "./Sampler.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
 
+// What policies fail with; here too, so that inferred types of programs can name it.
 export { ModelError } from "./ModelError.ts"
 
 /**

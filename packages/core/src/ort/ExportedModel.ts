@@ -7,7 +7,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs"
 import { Effect, FileSystem, Path, Result, Schema, type Scope } from "effect"
 import * as Pretrained from "../hub/Pretrained.ts"
-import { ModelError } from "../Policy.ts"
+import { ModelError } from "../ModelError.ts"
 import * as Tensor from "../Tensor.ts"
 import * as Tokenizer from "../Tokenizer.ts"
 import * as Device from "./Device.ts"

@@ -6,7 +6,7 @@
  */
 import { Effect, type FileSystem, type Path, Result, type Scope } from "effect"
 import * as Safetensors from "../hub/Safetensors.ts"
-import { ModelError } from "../Policy.ts"
+import { ModelError } from "../ModelError.ts"
 import * as Tensor from "../Tensor.ts"
 import type { Tokenizer, TokenizerError } from "../Tokenizer.ts"
 import * as Tokens from "../Tokens.ts"

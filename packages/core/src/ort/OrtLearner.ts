@@ -426,7 +426,7 @@ export const make: <F extends Fields, M extends string>(
           step: first + bad,
           completed: reports.slice(0, bad),
           message:
-            `step ${first + bad}: loss ${rows[bad]!["loss"]}, gradient norm ${rows[bad]!["grad_norm"]}; ` +
+            `step ${first + bad + 1}: loss ${rows[bad]!["loss"]}, gradient norm ${rows[bad]!["grad_norm"]}; ` +
             "the parameters are those before this step. Lower the learning rate, or clip with maxGradNorm"
         })
       }
@@ -436,12 +436,23 @@ export const make: <F extends Fields, M extends string>(
     const check = Effect.fnUntraced(function* (batches: ReadonlyArray<ReadonlyArray<Example<F>>>) {
       const first = yield* Ref.get(stepsTaken)
       for (const [i, batch] of batches.entries()) {
+        const name = `step ${first + i + 1}` // as the run log counts
         for (const [j, example] of batch.entries()) {
           const problem = complaint(example as Example, decoder, loss.fields)
-          if (problem !== undefined) return yield* refuse(first + i, `step ${first + i}, example ${j} ${problem}`)
+          if (problem !== undefined) return yield* refuse(first + i, `${name}, example ${j} ${problem}`)
         }
         if (!batch.some(({ weights }) => weights.some((weight) => weight > 0))) {
-          return yield* refuse(first + i, `step ${first + i} has no target token: every weight in its batch is zero`)
+          return yield* refuse(first + i, `${name} has no target token: every weight in its batch is zero`)
+        }
+        // The graph looks at loss and gradient only: these would reach the parameters.
+        if (!Optimizer.coefficients(optimizer, first + i).every((x) => Number.isFinite(Math.fround(x)))) {
+          const rate = optimizer.learningRate(first + i)
+          const { beta1, beta2, epsilon, weightDecay } = optimizer
+          return yield* refuse(
+            first + i,
+            `${name}: AdamW cannot take a step with learningRate ${rate}, beta1 ${beta1}, beta2 ${beta2}, ` +
+              `epsilon ${epsilon}, weightDecay ${weightDecay}; rates must be finite, and betas below 1`
+          )
         }
       }
     })

@@ -4,11 +4,11 @@
  * @since 0.1.0
  */
 import { Duration, Effect, Option, Schema, Scope, Semaphore, Stream } from "effect"
+import { ModelError } from "../ModelError.ts"
 import * as DecodeLoop from "../nn/DecodeLoop.ts"
 import type { Decoder } from "../nn/Decoder.ts"
 import * as Model from "../onnx/Model.ts"
 import * as Sampling from "../onnx/Sampling.ts"
-import { ModelError } from "../Policy.ts"
 import type { Prompt } from "../Prompt.ts"
 import { type Finished, SampleOptions, type SampleOptionsInput, type SamplerShape } from "../Sampler.ts"
 import * as Tensor from "../Tensor.ts"

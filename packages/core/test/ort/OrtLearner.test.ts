@@ -383,7 +383,7 @@ describe("a step that is not finite", () => {
           assert.strictEqual(error._tag, "LearnerError")
           assert.strictEqual(error.reason, "finite")
           assert.strictEqual(error.step, 6)
-          assert.include(error.message, "step 6")
+          assert.include(error.message, "step 7")
 
           const good = scaledBatches(8, -1, 1)
           const other = yield* openScaled({ accumulate })
@@ -411,6 +411,32 @@ describe("a step that is not finite", () => {
       assert.strictEqual(gentle.fingerprint, steep.fingerprint)
     }).pipe(Effect.scoped, Effect.provide(oneThread))
   )
+})
+
+describe("a step that AdamW cannot take", () => {
+  for (const settings of [
+    { learningRate: Number.NaN },
+    { learningRate: (step: number) => (step === 5 ? Infinity : 1e-3) },
+    { learningRate: 1e-3, weightDecay: Number.NaN },
+    { learningRate: 1e-3, epsilon: Number.NaN },
+    { learningRate: 1e-3, beta1: 1 },
+    { learningRate: 1e-3, beta2: 1 }
+  ]) {
+    it.effect(`is refused, with the parameters untouched: ${Object.entries(settings).join("; ")}`, () =>
+      Effect.gen(function* () {
+        const learner = yield* openScaled({
+          optimizer: Optimizer.adamW({ ...settings, weightDecay: 0.1, ...settings })
+        })
+        const before = yield* learner.state
+        const error = yield* Effect.flip(learner.update(scaledBatches(8, -1, 1)))
+        const at = typeof settings.learningRate === "function" ? 5 : 0
+        assert.strictEqual(error.reason, "input")
+        assert.strictEqual(error.step, at)
+        assert.match(error.message, new RegExp(`^step ${at + 1}: AdamW cannot .*learningRate .* finite`))
+        sameState(yield* learner.state, before)
+      }).pipe(Effect.scoped, Effect.provide(oneThread))
+    )
+  }
 })
 
 describe("is refused before anything is compiled", () => {
@@ -442,19 +468,19 @@ describe("refuses, naming step and example", () => {
   const long = Int32Array.from({ length: Tiny.contextLength + 1 }, () => 1)
   const given = (example: Partial<Plain>): Plain => ({ ...good, ...example })
   const cases: ReadonlyArray<readonly [string, ReadonlyArray<Plain>, RegExp]> = [
-    ["a batch without targets", [Sft.example([1, 2], [])], /^step 3 has no target token/],
-    ["an empty batch", [], /^step 3 has no target token/],
-    ["a sequence longer than the context", [good, Sft.example([], long)], /^step 3, example 1 has 17 tokens.*16/],
-    ["a token outside the vocabulary", [good, Sft.example([1], [29])], /^step 3, example 1 has the token 29.*29/],
-    ["a negative token", [good, Sft.example([1], [-1])], /^step 3, example 1 has the token -1/],
-    ["weights of another length", [given({ weights: Float32Array.of(0, 1) }), good], /^step 3, example 0 .* 2 weights/],
+    ["a batch without targets", [Sft.example([1, 2], [])], /^step 4 has no target token/],
+    ["an empty batch", [], /^step 4 has no target token/],
+    ["a sequence longer than the context", [good, Sft.example([], long)], /^step 4, example 1 has 17 tokens.*16/],
+    ["a token outside the vocabulary", [good, Sft.example([1], [29])], /^step 4, example 1 has the token 29.*29/],
+    ["a negative token", [good, Sft.example([1], [-1])], /^step 4, example 1 has the token -1/],
+    ["weights of another length", [given({ weights: Float32Array.of(0, 1) }), good], /^step 4, example 0 .* 2 weights/],
     [
       "a weight on the first token",
       [good, given({ weights: good.weights.map(() => 1) })],
-      /^step 3, example 1 .*first/
+      /^step 4, example 1 .*first/
     ],
-    ["a negative weight", [given({ weights: good.weights.map((w) => -w) })], /^step 3, example 0 .*negative/],
-    ["a weight that is no number", [given({ weights: good.weights.map((w) => w / 0) })], /^step 3, example 0 .*/]
+    ["a negative weight", [given({ weights: good.weights.map((w) => -w) })], /^step 4, example 0 .*negative/],
+    ["a weight that is no number", [given({ weights: good.weights.map((w) => w / 0) })], /^step 4, example 0 .*/]
   ]
 
   for (const [name, batch, message] of cases) {
@@ -490,7 +516,7 @@ describe("refuses, naming step and example", () => {
           learner.update([[example, { ...example, fields: fields as unknown as Weighted["fields"] }]])
         )
         assert.strictEqual(error.reason, "input")
-        assert.match(error.message, /^step 0, example 1 /)
+        assert.match(error.message, /^step 1, example 1 /)
         assert.match(error.message, message)
       }
     }).pipe(Effect.scoped, Effect.provide(oneThread))
