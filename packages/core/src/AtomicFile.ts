@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { createHash } from "node:crypto"
+import { createHash, randomBytes } from "node:crypto"
 import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises"
 import { hostname } from "node:os"
 import { basename, dirname, join } from "node:path"
@@ -136,7 +136,15 @@ export const writeSynced = async (path: string, chunks: Iterable<Uint8Array>): P
   return { bytes, sha256: hash.digest("hex") }
 }
 
+// A process may load this module more than once, in worker threads for instance.
+const instance = randomBytes(4).toString("hex")
 let serial = 0
+
+const isOlder = (path: string): Promise<boolean> =>
+  stat(path).then(
+    ({ mtimeMs }) => mtimeMs < performance.timeOrigin,
+    () => false
+  )
 
 const isRunning = (pid: number): boolean => {
   try {
@@ -160,13 +168,14 @@ export const temporary = async (path: string): Promise<string> => {
   // A directory may allow writing and forbid listing.
   for (const entry of await readdir(directory).catch(() => [])) {
     if (!entry.startsWith(prefix)) continue
-    const [, pid, number] = /^(\d+)-(\d+)\.tmp$/.exec(entry.slice(prefix.length)) ?? []
+    const pid = /^(\d+)-[0-9a-f]+-\d+\.tmp$/.exec(entry.slice(prefix.length))?.[1]
     if (pid === undefined) continue
-    // A process may have the number of a dead one, in containers often: what it has not named is not its own.
-    if (Number(pid) === process.pid ? Number(number) < serial : isRunning(Number(pid))) continue
+    // A process may have the number of a dead one, in containers often: what is older than itself is not its own.
+    const isLeft = Number(pid) === process.pid ? await isOlder(join(directory, entry)) : !isRunning(Number(pid))
+    if (!isLeft) continue
     await rm(join(directory, entry), { recursive: true, force: true }).catch(() => undefined)
   }
-  return join(directory, `${prefix}${process.pid}-${serial++}.tmp`)
+  return join(directory, `${prefix}${process.pid}-${instance}-${serial++}.tmp`)
 }
 
 /**

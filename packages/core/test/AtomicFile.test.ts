@@ -1,7 +1,7 @@
 import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 import { hostname, tmpdir } from "node:os"
-import { basename, join } from "node:path"
+import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { afterAll, vi } from "vitest"
@@ -61,12 +61,12 @@ describe("write", () => {
     Effect.gen(function* () {
       const directory = fresh()
       const { pid: dead } = spawnSync(process.execPath, ["--version"])
-      const left = [`.file.${hostname()}-${dead}-0.tmp`, `.file.${hostname()}-${dead}-12.tmp`]
+      const left = [`.file.${hostname()}-${dead}-0a1b2c3d-0.tmp`, `.file.${hostname()}-${dead}-0a1b2c3d-12.tmp`]
       const others = [
-        `.file.${hostname()}-${process.ppid}-0.tmp`,
-        `.file.elsewhere-${dead}-0.tmp`,
-        `.other.${hostname()}-${dead}-0.tmp`,
-        `.file.${hostname()}-${dead}-0.tmp.txt`
+        `.file.${hostname()}-${process.ppid}-0a1b2c3d-0.tmp`,
+        `.file.elsewhere-${dead}-0a1b2c3d-0.tmp`,
+        `.other.${hostname()}-${dead}-0a1b2c3d-0.tmp`,
+        `.file.${hostname()}-${dead}-0a1b2c3d-0.tmp.txt`
       ]
       fs.mkdirSync(join(directory, left[0]!, "onnx"), { recursive: true })
       for (const name of [left[1]!, ...others]) fs.writeFileSync(join(directory, name), "")
@@ -82,13 +82,13 @@ describe("write", () => {
         const directory = fresh()
         fs.mkdirSync(directory)
         const path = join(directory, "file")
-        const [given, next] = [yield* temporary(path), yield* temporary(path)]
-        fs.writeFileSync(given, "")
-        const left = `.file.${hostname()}-${process.pid}-${Number(/(\d+)\.tmp$/.exec(next)![1]) + 1}.tmp`
-        fs.mkdirSync(join(directory, left))
+        const [older, own] = ["0a1b2c3d", "4e5f6071"].map((load) => `.file.${hostname()}-${process.pid}-${load}-0.tmp`)
+        fs.mkdirSync(join(directory, older!))
+        fs.utimesSync(join(directory, older!), 1e9, 1e9)
+        fs.writeFileSync(join(directory, own!), "") // another thread is at it
         const name = yield* temporary(path)
         assert.isFalse(fs.existsSync(name))
-        assert.deepStrictEqual(fs.readdirSync(directory), [basename(given)])
+        assert.deepStrictEqual(fs.readdirSync(directory), [own])
       })
   )
 

@@ -98,7 +98,7 @@ describe("download", () => {
       // what a killed process left while it made a link
       const { pid } = spawnSync(process.execPath, ["--eval", ""])
       fs.mkdirSync(join(folder, "snapshots", commit), { recursive: true })
-      fs.symlinkSync("gone", join(folder, "snapshots", commit, `.config.json.${hostname()}-${pid}-0.tmp`))
+      fs.symlinkSync("gone", join(folder, "snapshots", commit, `.config.json.${hostname()}-${pid}-0a1b2c3d-0.tmp`))
       const snapshot = yield* Download.download("owner/tiny", options)
       assert.strictEqual(snapshot, join(folder, "snapshots", commit))
       assert.strictEqual(fs.readFileSync(join(folder, "refs/main"), "utf8"), commit)
