@@ -11,7 +11,7 @@
  */
 import { createHash } from "node:crypto"
 import { createReadStream } from "node:fs"
-import { copyFile, mkdir, open, readFile, rename, rm, stat, symlink, truncate } from "node:fs/promises"
+import { copyFile, open, readFile, rename, rm, stat, symlink, truncate } from "node:fs/promises"
 import { dirname, join, relative } from "node:path"
 import { pipeline } from "node:stream/promises"
 import type { ListFileEntry } from "@huggingface/hub"
@@ -302,7 +302,7 @@ const fetchBlob = Effect.fnUntraced(function* (
   const path = join(source.folder, "blobs", hash)
   if ((yield* sizeOf(path)) === size) return yield* onBytes(size)
   const partial = `${path}.incomplete`
-  yield* disk(source, name, () => mkdir(dirname(path), { recursive: true }))
+  yield* disk(source, name, () => AtomicFile.makeDirectory(dirname(path)))
   const discard = disk(source, name, () => rm(partial, { force: true }))
   if (((yield* sizeOf(partial)) ?? 0) > size) yield* discard
 
@@ -356,7 +356,7 @@ const link = (source: Source, commit: string, { hash, name }: Blob): Effect.Effe
     const target = join(source.folder, "blobs", hash)
     const path = join(source.folder, "snapshots", commit, name)
     if (await stat(path).catch(() => undefined)) return
-    await mkdir(dirname(path), { recursive: true })
+    await AtomicFile.makeDirectory(dirname(path))
     const temporary = await AtomicFile.temporary(path)
     try {
       await symlink(relative(dirname(path), target), temporary).catch(() => copyFile(target, temporary))

@@ -392,9 +392,11 @@ const withDtype = (config: Config.Config, dtype: string): Config.Config => {
 
 /** What `transformers` writes where a model has no settings of its own: the special tokens. */
 const generationDefaults = ({ config, tokenizer }: PretrainedWeights): Config.Config => {
+  // The ids at which this model's answers end here are those at which they end elsewhere.
+  const { stopIds = [] } = tokenizer ?? {}
   const ids = {
     bos_token_id: config["bos_token_id"] ?? tokenizer?.bosId,
-    eos_token_id: config["eos_token_id"] ?? tokenizer?.eosId,
+    eos_token_id: stopIds.length > 1 ? stopIds : (stopIds[0] ?? config["eos_token_id"]),
     pad_token_id: config["pad_token_id"] ?? tokenizer?.padId
   }
   return {
@@ -472,7 +474,7 @@ const publish = async (from: string, to: string): Promise<void> => {
     const files = [...(await filesOf(from))].sort((a, b) => Number(a === "config.json") - Number(b === "config.json"))
     const real = await realpath(to)
     for (const name of files) {
-      await mkdir(dirname(join(real, name)), { recursive: true })
+      await AtomicFile.makeDirectory(dirname(join(real, name)))
       await rename(join(from, name), join(real, name))
     }
     await AtomicFile.syncDirectory(real)
@@ -522,7 +524,7 @@ export const save = <E = never, R = never>(
     yield* Effect.fromResult(firstNonFinite(tensors, directory))
     yield* Effect.acquireUseRelease(
       writing(directory, async () => {
-        await mkdir(dirname(target), { recursive: true })
+        await AtomicFile.makeDirectory(dirname(target))
         const temporary = await AtomicFile.temporary(target)
         await mkdir(temporary)
         return temporary

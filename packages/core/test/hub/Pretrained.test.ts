@@ -327,6 +327,19 @@ describe("save", () => {
     }).pipe(Effect.provide(NodeServices.layer))
   )
 
+  it.effect("ends answers at the same ids after saving and loading, where there were no settings for generation", () =>
+    Effect.gen(function* () {
+      for (const eos of [0, 1, [1, 2]]) {
+        const source = withTensors(TinyModel.weights(), { ...TinyModel.config, eos_token_id: eos })
+        const model = yield* Pretrained.load(source)
+        assert.isUndefined(model.generationConfig)
+        const out = freshPath()
+        yield* Pretrained.save(model, out, { onnx: false })
+        assert.deepStrictEqual((yield* Pretrained.load(out)).tokenizer.stopIds, model.tokenizer.stopIds)
+      }
+    }).pipe(Effect.provide(NodeServices.layer))
+  )
+
   it.effect.each(["float16", "bfloat16"] as const)("writes %s and says so in the configuration", (dtype) =>
     Effect.gen(function* () {
       const model = yield* Pretrained.loadWeights(withTensors(TinyModel.weights()))
