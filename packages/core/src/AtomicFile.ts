@@ -44,7 +44,7 @@ const hints: Readonly<Record<string, string>> = {
   EROFS: "the file system is read-only; choose another directory",
   ENOTDIR: "a part of the path is a file, not a directory; choose another path",
   EEXIST: "a file of that name is in the way; choose another path",
-  ENOENT: "the directory does not exist",
+  ENOENT: "the directory does not exist and cannot be made; choose another path",
   EISDIR: "a directory of that name is in the way"
 }
 

@@ -1,6 +1,8 @@
 /**
  * Programs that must not compile: `tsc -b` fails where one of them does.
  */
+// The checker of effects sees what the compiler is told to expect.
+// @effect-diagnostics missingEffectContext:off
 import { Effect } from "effect"
 import type { Example } from "../src/Loss.ts"
 import * as Loss from "../src/Loss.ts"
