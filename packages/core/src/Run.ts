@@ -8,6 +8,7 @@
  */
 
 import { createHash } from "node:crypto"
+import { createRequire } from "node:module"
 import { join } from "node:path"
 import { Effect, Exit, Option, type Schema, type Scope } from "effect"
 import * as Checkpoint from "./Checkpoint.ts"
@@ -16,8 +17,14 @@ import type { Fields } from "./Loss.ts"
 import * as RunLog from "./RunLog.ts"
 import type { Tensor } from "./Tensor.ts"
 
-// What the log and the checkpoints of a run say about the code that wrote them.
-const versions = { attune: "0.1.0" }
+const versionOf = (file: string): string =>
+  (createRequire(import.meta.url)(file) as { readonly version: string }).version
+
+// What the log and the checkpoints of a run say about the code that wrote them: the same bits come from the same versions.
+const versions = {
+  attune: versionOf("../package.json"),
+  "onnxruntime-node": versionOf("onnxruntime-node/package.json")
+}
 
 /**
  * Where a run is kept and how often.
@@ -146,13 +153,10 @@ export const open: <F extends Fields>(
     const tensors = found.value.tensors as Readonly<Record<string, ReadonlyMap<string, Tensor<"float32">>>>
     yield* learner.restore({ step: start, tensors })
   }
+  const config = { method: identity.method, steps: total, data: identity.data, ...identity.config }
   const log = yield* RunLog.make(
     directory,
-    {
-      seeds: identity.seeds,
-      config: { method: identity.method, steps: total, data: identity.data, ...identity.config },
-      versions
-    },
+    { seeds: identity.seeds, config, versions },
     Option.isSome(found) ? { resumeAt: start } : options.resume === true ? { overwrite: true } : {}
   )
 
@@ -162,7 +166,7 @@ export const open: <F extends Fields>(
     const { step, tensors } = yield* learner.state
     // Steps whose metrics an interruption swallowed are taken again after resuming, so that the log has no gap.
     if (step === saved || step !== logged) return
-    const content = { step, fingerprint, tensors, state: {}, seeds: identity.seeds, cursor: { step }, versions }
+    const content = { step, fingerprint, tensors, state: { config }, seeds: identity.seeds, cursor: { step }, versions }
     yield* log.sync // a power failure must not leave a checkpoint of steps that the log has lost
     yield* Checkpoint.save(root, content, { keepLast })
     saved = step

@@ -190,7 +190,7 @@ describe("a run on disk", () => {
       yield* train(counting().learner, examples(2), { ...settings, directory })
       const { manifest } = yield* Checkpoint.load(join(directory, "checkpoints", "step-00000002"))
       const [header] = yield* RunLog.read(directory)
-      assert.hasAllKeys(manifest.versions, ["attune", "node"])
+      assert.hasAllKeys(manifest.versions, ["attune", "node", "onnxruntime-node"])
       assert.deepStrictEqual(header?.type === "run" ? header.versions : undefined, manifest.versions)
     })
   )

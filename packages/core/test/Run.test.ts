@@ -2,10 +2,12 @@ import * as fs from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Option } from "effect"
 import { afterAll, vi } from "vitest"
+import * as Checkpoint from "../src/Checkpoint.ts"
 import type { Learner } from "../src/Learner.ts"
 import * as Run from "../src/Run.ts"
+import * as RunLog from "../src/RunLog.ts"
 import * as Tensor from "../src/Tensor.ts"
 
 const directory = fs.mkdtempSync(join(tmpdir(), "attune-run-"))
@@ -47,7 +49,7 @@ it.effect("has a step in its log for good before a checkpoint that rests on it a
       stepsPerRun: 2,
       state: Effect.sync(() => ({ step, tensors: { weights: new Map([["w", Tensor.float32([step])]]) } }))
     } as unknown as Learner
-    const identity = { method: "test", config: {}, seeds: {}, steps: 6, data: "" }
+    const identity = { method: "test", config: { epochs: 3 }, seeds: {}, steps: 6, data: "" }
     const run = yield* Run.open(learner, identity, { directory, checkpointEvery: 2 })
     while (step < 6) {
       const until = run.until(step)
@@ -63,5 +65,15 @@ it.effect("has a step in its log for good before a checkpoint that rests on it a
       ["00000002", "00000004", "00000006"]
     )
     for (const { before, written } of checkpoints) assert.deepStrictEqual(before, { log: written })
+
+    const config = { method: "test", steps: 6, data: "", epochs: 3 }
+    const saved = Option.getOrThrow(yield* Checkpoint.latest(join(directory, "checkpoints")))
+    assert.deepStrictEqual(saved.state, { config })
+    const [header] = yield* RunLog.read(directory)
+    assert.deepInclude(header, { type: "run", config })
+    for (const versions of [saved.manifest.versions, header!.type === "run" ? header!.versions : {}]) {
+      assert.match(versions["attune"]!, /^\d+\.\d+\.\d+$/)
+      assert.match(versions["onnxruntime-node"]!, /^1\.\d+\.\d+$/)
+    }
   }).pipe(Effect.scoped)
 )
