@@ -8,14 +8,14 @@
  *
  * @since 0.1.0
  */
-import { Effect, type FileSystem, type Path, Queue, Result, Schema, type Scope, Stream } from "effect"
+import { Effect, type FileSystem, type Path, Queue, Result, type Scope, Stream } from "effect"
 import type * as Completion from "../Completion.ts"
 import * as Safetensors from "../hub/Safetensors.ts"
 import * as Logprobs from "../Logprobs.ts"
 import { ModelError } from "../ModelError.ts"
 import * as NextToken from "../NextToken.ts"
-import type { Continuation, PolicyShape } from "../Policy.ts"
-import { type Finished, SampleOptions, type SampleOptionsInput } from "../Sampler.ts"
+import type { PolicyShape } from "../Policy.ts"
+import type { Finished, SampleOptions, SampleOptionsInput } from "../Sampler.ts"
 import * as Tensor from "../Tensor.ts"
 import type { TokenizerError } from "../Tokenizer.ts"
 import * as Tokens from "../Tokens.ts"
@@ -218,19 +218,9 @@ export const load: (
     config.n_positions ??
     config.n_ctx ??
     Number.POSITIVE_INFINITY
+  const limits = { name, tokenizer, vocabSize, contextLength }
   const padId = tokenizer.padId ?? 0
   const padded = found.mask !== undefined && found.positions !== undefined
-
-  const refuse = (operation: ModelError["operation"], message: string) =>
-    new ModelError({ model: name, operation, message: `${name}: ${message}` })
-
-  const checkIds = (operation: ModelError["operation"], ids: ArrayLike<number>, what: string) => {
-    for (let t = 0; t < ids.length; t++) {
-      if (ids[t]! >= 0 && ids[t]! < vocabSize) continue
-      return Effect.fail(refuse(operation, `${what} has token ${ids[t]}, outside its vocabulary of ${vocabSize}`))
-    }
-    return Effect.void
-  }
 
   const feedsOf = (
     batch: Tokens.Padded,
@@ -269,7 +259,11 @@ export const load: (
     Safetensors.toFloat32(outputs.tensors[found.logits.name]!)
 
   const notFinite = (operation: ModelError["operation"], what: string) =>
-    refuse(operation, `its logits for ${what} are not finite; take a file of higher precision, or check its weights`)
+    new ModelError({
+      model: name,
+      operation,
+      message: `${name}: its logits for ${what} are not finite; take a file of higher precision, or check its weights`
+    })
 
   const run = (
     operation: ModelError["operation"],
@@ -349,27 +343,7 @@ export const load: (
     input: SampleOptionsInput,
     emit: (finished: Finished) => void
   ) {
-    const settings = yield* Schema.decodeUnknownEffect(SampleOptions)(input).pipe(
-      Effect.mapError((error) => refuse("sample", `settings are not valid: ${error.message}`))
-    )
-    const seeds = settings.rowSeeds
-    if (seeds !== undefined && seeds.length !== prompts.length) {
-      return yield* refuse("sample", `${seeds.length} rowSeeds for ${prompts.length} prompts; give one for each`)
-    }
-    const rows: Array<Row.Row> = []
-    for (const [index, content] of prompts.entries()) {
-      const prompt = typeof content === "string" ? tokenizer.encode(content) : content.tokens
-      if (prompt.length === 0) return yield* refuse("sample", `prompt ${index} has no tokens; give at least one`)
-      if (prompt.length >= contextLength) {
-        return yield* refuse(
-          "sample",
-          `prompt ${index} has ${prompt.length} tokens; its context is ${contextLength}, so a prompt may have ` +
-            `at most ${contextLength - 1}: shorten it`
-        )
-      }
-      yield* checkIds("sample", prompt, `prompt ${index}`)
-      rows.push(Row.make(index, prompt, contextLength, settings))
-    }
+    const { options: settings, rows } = yield* Effect.fromResult(Row.readPrompts(limits, prompts, input))
     // Rows that will reach the end of the context end together, so that no row goes on as padding beyond it.
     const mixes = ({ limit }: Row.Row) => padded && limit === settings.maxNewTokens
     const apart = groupBy(
@@ -397,18 +371,18 @@ export const load: (
     )
 
   /** Scores continuations in one run. Right padding needs no mask and no positions: nothing looks ahead. */
-  const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Continuation & { readonly index: number }>) {
+  const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Row.Scored>) {
     const right = Tokens.pad(
-      batch.map(({ completion, prompt }) => [...Array.from(prompt), ...Array.from(completion)]),
+      batch.map(({ tokens }) => tokens),
       { padId, side: "right" }
     )
     const length = right.tokens.shape[1]!
-    const shortest = Math.min(...batch.map(({ prompt }) => prompt.length))
+    const shortest = Math.min(...batch.map(({ completion, tokens }) => tokens.length - completion.length))
     const kept = found.logitsToKeep === undefined ? length : length - shortest + 1
     const logits = logitsOf(yield* run("logprobs", feedsOf(right, kept, []), { fetch: [found.logits.name] }))
-    return yield* Effect.forEach(batch, ({ completion, index, prompt }, b) => {
+    return yield* Effect.forEach(batch, ({ completion, index, tokens }, b) => {
       // position t predicts token t + 1
-      const start = (b * kept + prompt.length - 1 - (length - kept)) * vocabSize
+      const start = (b * kept + tokens.length - completion.length - 1 - (length - kept)) * vocabSize
       const rows = logits.data.subarray(start, start + completion.length * vocabSize)
       const logprobs = Logprobs.gather(rows, vocabSize, completion)
       return logprobs.every(Number.isFinite)
@@ -418,28 +392,12 @@ export const load: (
   })
 
   const logprobs: PolicyShape["logprobs"] = Effect.fn("OnnxPolicy.logprobs")(function* (continuations) {
-    for (const [index, { completion, prompt }] of continuations.entries()) {
-      if (prompt.length === 0)
-        return yield* refuse("logprobs", `continuation ${index} has an empty prompt; give one token`)
-      const length = prompt.length + completion.length
-      if (length > contextLength) {
-        return yield* refuse(
-          "logprobs",
-          `continuation ${index} has ${length} tokens, more than its context of ${contextLength}; shorten it`
-        )
-      }
-      yield* checkIds("logprobs", prompt, `the prompt of continuation ${index}`)
-      yield* checkIds("logprobs", completion, `the completion of continuation ${index}`)
-    }
+    const scored = yield* Effect.fromResult(Row.readContinuations(limits, continuations))
     const result: Array<Float32Array> = continuations.map(() => new Float32Array(0))
     // longest first: rows that share a run are nearly as long as each other, and the first decides how many fit
-    const waiting = continuations
-      .map((continuation, index) => ({ ...continuation, index }))
-      .filter(({ completion }) => completion.length > 0)
-      .sort((a, b) => b.prompt.length + b.completion.length - a.prompt.length - a.completion.length)
+    const waiting = scored.toSorted((a, b) => b.tokens.length - a.tokens.length)
     while (waiting.length > 0) {
-      const { completion, prompt } = waiting[0]!
-      const fit = Math.floor(maxLogits / ((prompt.length + completion.length) * vocabSize))
+      const fit = Math.floor(maxLogits / (waiting[0]!.tokens.length * vocabSize))
       for (const { index, logprobs } of yield* score(waiting.splice(0, Math.max(1, Math.min(fit, 64))))) {
         result[index] = logprobs
       }
@@ -447,5 +405,5 @@ export const load: (
     return result
   })
 
-  return { name, tokenizer, vocabSize, contextLength, logprobs, sample, stream }
+  return { ...limits, logprobs, sample, stream }
 })

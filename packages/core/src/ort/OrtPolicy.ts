@@ -13,12 +13,13 @@ import { takeRows } from "../nn/Linear.ts"
 import * as Graph from "../onnx/Graph.ts"
 import * as Model from "../onnx/Model.ts"
 import * as Op from "../onnx/Op.ts"
-import { type Continuation, Policy, type PolicyShape, Reference } from "../Policy.ts"
+import { Policy, type PolicyShape, Reference } from "../Policy.ts"
 import { Sampler } from "../Sampler.ts"
 import * as Tensor from "../Tensor.ts"
 import * as Tokens from "../Tokens.ts"
 import * as Device from "./Device.ts"
 import * as OrtSampler from "./OrtSampler.ts"
+import * as Row from "./Row.ts"
 
 /**
  * A policy whose weights a learner may replace.
@@ -70,17 +71,10 @@ export const scoring = (decoder: Decoder): Graph.Graph => {
 const tokensPerBatch = 8192
 const logitsPerBatch = 2 ** 25
 
-interface Scored {
-  readonly index: number
-  /** What the model reads: everything but the last token. */
-  readonly input: Int32Array
-  readonly targets: ArrayLike<number>
-}
-
 // Batches of sequences of similar length within the limits.
-const batches = (items: ReadonlyArray<Scored>, vocabSize: number): ReadonlyArray<ReadonlyArray<Scored>> => {
-  const sorted = items.toSorted((a, b) => b.input.length - a.input.length)
-  const result: Array<Array<Scored>> = []
+const batches = (scored: ReadonlyArray<Row.Scored>, vocabSize: number): ReadonlyArray<ReadonlyArray<Row.Scored>> => {
+  const sorted = scored.toSorted((a, b) => b.tokens.length - a.tokens.length)
+  const result: Array<Array<Row.Scored>> = []
   let width = 0
   let targets = 0
   for (const item of sorted) {
@@ -88,14 +82,14 @@ const batches = (items: ReadonlyArray<Scored>, vocabSize: number): ReadonlyArray
     const fits =
       current !== undefined &&
       (current.length + 1) * width <= tokensPerBatch &&
-      (targets + item.targets.length) * vocabSize <= logitsPerBatch
+      (targets + item.completion.length) * vocabSize <= logitsPerBatch
     if (fits) {
       current.push(item)
-      targets += item.targets.length
+      targets += item.completion.length
     } else {
       result.push([item])
-      width = item.input.length
-      targets = item.targets.length
+      width = item.tokens.length - 1
+      targets = item.completion.length
     }
   }
   return result
@@ -147,40 +141,15 @@ export const make: (
 
     const scorer = yield* device.compile(Model.encode(scoring(decoder)), { name: `${name}: scoring` })
 
-    const read = (continuation: Continuation, index: number): Scored | ModelError => {
-      const { completion, prompt } = continuation
-      const length = prompt.length + completion.length
-      if (prompt.length === 0)
-        return failure("logprobs", `continuation ${index} has an empty prompt; give it one token`)
-      if (length > contextLength) {
-        return failure(
-          "logprobs",
-          `continuation ${index} has ${length} tokens; the model's context is ${contextLength}: shorten it`
-        )
-      }
-      const all = new Int32Array(length)
-      all.set(prompt)
-      all.set(completion, prompt.length)
-      const bad = all.find((id) => id < 0 || id >= vocabSize)
-      if (bad !== undefined) {
-        return failure(
-          "logprobs",
-          `continuation ${index} has the token ${bad}, but the model's vocabulary ends at ${vocabSize - 1}`
-        )
-      }
-      return { index, input: all.subarray(0, -1), targets: completion }
-    }
-
-    const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Scored>) {
-      const width = batch[0]!.input.length
-      const rows = batch.flatMap(({ input, targets }, b) =>
-        Array.from(targets, (_, t) => b * width + input.length - targets.length + t)
+    const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Row.Scored>) {
+      // The last token predicts nothing that is asked for.
+      const inputs = batch.map(({ tokens }) => tokens.subarray(0, -1))
+      const width = inputs[0]!.length
+      const rows = batch.flatMap(({ completion }, b) =>
+        Array.from(completion, (_, t) => b * width + inputs[b]!.length - completion.length + t)
       )
-      const targets = batch.flatMap((item) => Array.from(item.targets))
-      const tokens = Tokens.pad(
-        batch.map(({ input }) => input),
-        { padId: 0, side: "right", length: width }
-      ).tokens
+      const targets = batch.flatMap(({ completion }) => Array.from(completion))
+      const { tokens } = Tokens.pad(inputs, { padId: 0, side: "right", length: width })
       const outputs = yield* Effect.flatMap(parameters, (weights) =>
         scorer.run({ ...Object.fromEntries(weights), tokens, rows: Tensor.int64(rows), targets: Tensor.int64(targets) })
       ).pipe(Effect.mapError((error) => failure("logprobs", error.message, error)))
@@ -188,19 +157,15 @@ export const make: (
     })
 
     const logprobs: PolicyShape["logprobs"] = Effect.fn("OrtPolicy.logprobs")(function* (continuations) {
-      const items: Array<Scored> = []
-      for (const [index, continuation] of continuations.entries()) {
-        const item = read(continuation, index)
-        if (item instanceof ModelError) return yield* item
-        if (item.targets.length > 0) items.push(item)
-      }
+      const limits = { name, tokenizer, vocabSize, contextLength }
+      const scored = yield* Effect.fromResult(Row.readContinuations(limits, continuations))
       const results = continuations.map(() => new Float32Array(0))
-      for (const batch of batches(items, vocabSize)) {
+      for (const batch of batches(scored, vocabSize)) {
         const scores = yield* score(batch)
         let at = 0
-        for (const { index, targets } of batch) {
-          results[index] = scores.slice(at, at + targets.length)
-          at += targets.length
+        for (const { completion, index } of batch) {
+          results[index] = scores.slice(at, at + completion.length)
+          at += completion.length
         }
       }
       return results

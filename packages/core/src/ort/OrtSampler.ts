@@ -3,14 +3,14 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, Option, Schema, Scope, Semaphore, Stream } from "effect"
+import { Duration, Effect, Option, Scope, Semaphore, Stream } from "effect"
 import { ModelError } from "../ModelError.ts"
 import * as DecodeLoop from "../nn/DecodeLoop.ts"
 import type { Decoder } from "../nn/Decoder.ts"
 import * as Model from "../onnx/Model.ts"
 import * as Sampling from "../onnx/Sampling.ts"
 import type { Prompt } from "../Prompt.ts"
-import { type Finished, SampleOptions, type SampleOptionsInput, type SamplerShape } from "../Sampler.ts"
+import type { Finished, SampleOptions, SampleOptionsInput, SamplerShape } from "../Sampler.ts"
 import * as Tensor from "../Tensor.ts"
 import type { Tokenizer } from "../Tokenizer.ts"
 import * as Tokens from "../Tokens.ts"
@@ -131,38 +131,13 @@ export const make = Effect.fn("OrtSampler.make")(function* (
       })
     )
 
-  const tokensOf = (prompt: string | Prompt): Int32Array =>
-    typeof prompt === "string" ? tokenizer.encode(prompt) : prompt.tokens
-
   const plan = Effect.fnUntraced(function* (
     prompts: ReadonlyArray<string | Prompt>,
     input: SampleOptionsInput
   ): Effect.fn.Return<Plan, ModelError> {
-    const options = yield* Schema.decodeUnknownEffect(SampleOptions)(input).pipe(
-      Effect.mapError((error) => failure(`sampling options: ${error.message}`, error))
-    )
-    const { batchSize, rowSeeds } = options
-    if (rowSeeds !== undefined && rowSeeds.length !== prompts.length) {
-      return yield* failure(`rowSeeds has ${rowSeeds.length} seeds for ${prompts.length} prompts; give one for each`)
-    }
-    const rows: Array<Row.Row> = []
-    for (const [index, content] of prompts.entries()) {
-      const prompt = tokensOf(content)
-      const bad = prompt.find((id) => id < 0 || id >= vocabSize)
-      if (prompt.length === 0) return yield* failure(`prompt ${index} is empty; it needs at least one token`)
-      if (bad !== undefined) {
-        return yield* failure(
-          `prompt ${index} has the token ${bad}, but the model's vocabulary ends at ${vocabSize - 1}`
-        )
-      }
-      if (prompt.length >= contextLength) {
-        return yield* failure(
-          `prompt ${index} has ${prompt.length} tokens; the model's context is ${contextLength}, so a prompt may have ` +
-            `at most ${contextLength - 1}: shorten it`
-        )
-      }
-      rows.push(Row.make(index, prompt, contextLength, options))
-    }
+    const read = Row.readPrompts({ name: model, tokenizer, vocabSize, contextLength }, prompts, input)
+    const { options, rows } = yield* Effect.fromResult(read)
+    const { batchSize } = options
     const sorted = rows.toSorted((a, b) => a.prompt.length - b.prompt.length)
     const stopTokens = options.stopTokens ?? tokenizer.stopIds
     return {

@@ -1,14 +1,28 @@
 /**
- * One prompt on its way to a completion, as the samplers here keep it: what it has drawn, and where it ends.
+ * What the policies here are asked, once it is read and checked: prompts, as rows on their way to a completion (what each
+ * has drawn, and where it ends), and continuations to score.
  *
- * Not part of the public interface: programs see completions.
+ * Not part of the public interface: programs see completions and log-probs.
  *
  * @since 0.1.0
  */
+import { Result, Schema } from "effect"
 import * as Completion from "../Completion.ts"
+import { ModelError } from "../ModelError.ts"
 import * as NextToken from "../NextToken.ts"
-import type { SampleOptions } from "../Sampler.ts"
+import type { Continuation, PolicyShape } from "../Policy.ts"
+import type { Prompt } from "../Prompt.ts"
+import { SampleOptions, type SampleOptionsInput } from "../Sampler.ts"
 import type { Tokenizer } from "../Tokenizer.ts"
+
+/**
+ * What a model can take, and its name for messages. `contextLength` is infinite where it is not known: then no prompt
+ * and no continuation is too long.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Limits = Pick<PolicyShape, "name" | "tokenizer" | "vocabSize" | "contextLength">
 
 /**
  * A row of a batch. `logprobs` and `untempered` go with `tokens`, which may run past the end of the completion.
@@ -31,21 +45,135 @@ export interface Row {
 }
 
 /**
- * A row that has drawn nothing yet.
+ * A continuation to score. `tokens` is its prompt and then its completion, which has one token or more.
  *
- * @category constructors
+ * @category models
  * @since 0.1.0
  */
-export const make = (index: number, prompt: Int32Array, contextLength: number, options: SampleOptions): Row => ({
-  index,
-  prompt,
-  limit: Math.min(options.maxNewTokens, contextLength - prompt.length),
-  uniform: NextToken.uniforms(options.rowSeeds?.[index] ?? NextToken.rowSeed(options.seed, index)),
-  tokens: [],
-  logprobs: [],
-  untempered: [],
-  finished: undefined
-})
+export interface Scored {
+  /** Place of the continuation among those of the call. */
+  readonly index: number
+  readonly tokens: Int32Array
+  readonly completion: ArrayLike<number>
+}
+
+const refuse = ({ name }: Limits, operation: ModelError["operation"], message: string, cause?: unknown) =>
+  Result.fail(
+    new ModelError({
+      model: name,
+      operation,
+      message: `${name}: ${message}`,
+      ...(cause === undefined ? {} : { cause })
+    })
+  )
+
+// Why the model cannot read these ids, if it cannot.
+const foreign = (what: string, ids: ArrayLike<number>, { vocabSize }: Limits): string | undefined => {
+  for (let t = 0; t < ids.length; t++) {
+    const id = ids[t]!
+    if (Number.isInteger(id) && id >= 0 && id < vocabSize) continue
+    return `${what} has the token ${id}; the model's ids are 0 to ${vocabSize - 1}: encode it with the model's tokenizer`
+  }
+  return undefined
+}
+
+const empty = (what: string): string => `${what} has no tokens; give at least one`
+
+/**
+ * Reads prompts and settings: a row for each prompt, which has drawn nothing yet.
+ *
+ * **Details**
+ *
+ * Fails with what to do about settings out of range, row seeds of another number than the prompts, and a prompt without
+ * tokens, without room for a completion, or with an id that the model does not know.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const readPrompts = (
+  limits: Limits,
+  prompts: ReadonlyArray<string | Prompt>,
+  input: SampleOptionsInput
+): Result.Result<{ readonly options: SampleOptions; readonly rows: ReadonlyArray<Row> }, ModelError> => {
+  const { contextLength, tokenizer } = limits
+  const decoded = Schema.decodeUnknownResult(SampleOptions)(input)
+  if (Result.isFailure(decoded)) {
+    const error = decoded.failure
+    return refuse(limits, "sample", `settings of sampling are not valid: ${error.message}`, error)
+  }
+  const options = decoded.success
+  const { maxNewTokens, rowSeeds, seed } = options
+  if (rowSeeds !== undefined && rowSeeds.length !== prompts.length) {
+    const counts = `${rowSeeds.length} seeds for ${prompts.length} prompts`
+    return refuse(limits, "sample", `rowSeeds has ${counts}; give one for each`)
+  }
+  const rows: Array<Row> = []
+  for (const [index, content] of prompts.entries()) {
+    const prompt = typeof content === "string" ? tokenizer.encode(content) : content.tokens
+    const what = `prompt ${index}`
+    if (prompt.length === 0) return refuse(limits, "sample", empty(what))
+    if (prompt.length >= contextLength) {
+      return refuse(
+        limits,
+        "sample",
+        `${what} has ${prompt.length} tokens; the model's context is ${contextLength}, so a prompt may have ` +
+          `at most ${contextLength - 1}: shorten it`
+      )
+    }
+    const unknown = foreign(what, prompt, limits)
+    if (unknown !== undefined) return refuse(limits, "sample", unknown)
+    rows.push({
+      index,
+      prompt,
+      limit: Math.min(maxNewTokens, contextLength - prompt.length),
+      uniform: NextToken.uniforms(rowSeeds?.[index] ?? NextToken.rowSeed(seed, index)),
+      tokens: [],
+      logprobs: [],
+      untempered: [],
+      finished: undefined
+    })
+  }
+  return Result.succeed({ options, rows })
+}
+
+/**
+ * Reads continuations; those whose completion is empty are checked and left out, as there is nothing to score.
+ *
+ * **Details**
+ *
+ * Fails with what to do about a prompt without tokens, a sequence longer than the context, and an id that the model does
+ * not know.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const readContinuations = (
+  limits: Limits,
+  continuations: ReadonlyArray<Continuation>
+): Result.Result<ReadonlyArray<Scored>, ModelError> => {
+  const scored: Array<Scored> = []
+  for (const [index, { completion, prompt }] of continuations.entries()) {
+    const what = `continuation ${index}`
+    const length = prompt.length + completion.length
+    if (prompt.length === 0) return refuse(limits, "logprobs", empty(`the prompt of ${what}`))
+    if (length > limits.contextLength) {
+      return refuse(
+        limits,
+        "logprobs",
+        `${what} has ${length} tokens; the model's context is ${limits.contextLength}: shorten it`
+      )
+    }
+    const unknown =
+      foreign(`the prompt of ${what}`, prompt, limits) ?? foreign(`the completion of ${what}`, completion, limits)
+    if (unknown !== undefined) return refuse(limits, "logprobs", unknown)
+    if (completion.length === 0) continue
+    const tokens = new Int32Array(length)
+    tokens.set(prompt)
+    tokens.set(completion, prompt.length)
+    scored.push({ index, tokens, completion })
+  }
+  return Result.succeed(scored)
+}
 
 /**
  * Finishes a row where it ends: before the first stop string in its text, else after its first stop token, else at its

@@ -420,25 +420,6 @@ describe("OnnxPolicy", () => {
       })
     )
 
-    it.effect("refuses prompts, continuations and settings that it cannot run", () =>
-      Effect.gen(function* () {
-        const policy = yield* OnnxPolicy.load(llama)
-        const sample = (tokens: ReadonlyArray<number>, options: Parameters<typeof policy.sample>[1]) =>
-          message(policy.sample([Prompt.make("", tokens)], options))
-        assert.match(yield* sample([], { maxNewTokens: 1 }), /prompt 0 has no tokens/)
-        assert.match(yield* sample([5, 96], { maxNewTokens: 1 }), /prompt 0 has token 96, outside its vocabulary of 96/)
-        assert.match(yield* sample(new Array(128).fill(5), { maxNewTokens: 1 }), /128 tokens; its context is 128/)
-        assert.match(yield* sample([5], { maxNewTokens: 1, topP: 2 }), /settings are not valid/)
-        assert.match(yield* sample([5], { maxNewTokens: 1, rowSeeds: [1, 2] }), /2 rowSeeds for 1 prompts/)
-        assert.match(yield* message(policy.logprobs([{ prompt: [], completion: [3] }])), /empty prompt/)
-        assert.match(yield* message(policy.logprobs([{ prompt: [3], completion: [-1] }])), /has token -1/)
-        assert.match(
-          yield* message(policy.logprobs([{ prompt: [3], completion: new Array(128).fill(4) }])),
-          /129 tokens, more than its context of 128/
-        )
-      })
-    )
-
     // logits = table[input_ids]: the smallest decoder there is, without mask, positions or cache
     const bigram = (directory: string, table: Float32Array) => {
       const g = Graph.make("bigram")

@@ -1,6 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { ModelError } from "../../src/ModelError.ts"
 import * as Device from "../../src/ort/Device.ts"
 import * as OrtPolicy from "../../src/ort/OrtPolicy.ts"
 import { Policy, Reference } from "../../src/Policy.ts"
@@ -121,26 +120,6 @@ describe("OrtPolicy", () => {
       Effect.provide(device)
     )
   )
-
-  const refused = (prompt: ReadonlyArray<number>, completion: ReadonlyArray<number>, pattern: RegExp) =>
-    Effect.gen(function* () {
-      const policy = yield* OrtPolicy.make(TestModel.llama())
-      const error = yield* Effect.flip(
-        policy.logprobs([
-          { prompt: [1], completion: [1] },
-          { prompt, completion }
-        ])
-      )
-      assert.instanceOf(error, ModelError)
-      assert.strictEqual(error.operation, "logprobs")
-      assert.match(error.message, pattern)
-    }).pipe(Effect.scoped, Effect.provide(device))
-
-  it.effect("refuses a sequence longer than the context", () =>
-    refused(new Array<number>(90).fill(1), new Array<number>(7).fill(1), /continuation 1 has 97 tokens.*context is 96/)
-  )
-  it.effect("refuses an empty prompt", () => refused([], [1], /continuation 1 has an empty prompt/))
-  it.effect("refuses an id outside the vocabulary", () => refused([1], [29], /continuation 1 has the token 29/))
 
   it.effect("refuses weights that lack a tensor, and a tokenizer with more ids than the model", () =>
     Effect.gen(function* () {

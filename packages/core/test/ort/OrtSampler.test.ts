@@ -4,7 +4,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Stream } from "effect"
 import type * as Completion from "../../src/Completion.ts"
 import * as Pretrained from "../../src/hub/Pretrained.ts"
-import { ModelError } from "../../src/ModelError.ts"
+import type { ModelError } from "../../src/ModelError.ts"
 import * as Device from "../../src/ort/Device.ts"
 import * as OrtPolicy from "../../src/ort/OrtPolicy.ts"
 import type { Options } from "../../src/ort/OrtSampler.ts"
@@ -411,24 +411,4 @@ describe("OrtSampler", () => {
       assert.strictEqual(held, before.tensors)
     }).pipe(Effect.scoped, Effect.provide(Device.layer({ provider: "cpu", threads: 1 })))
   )
-
-  const refused = (prompts: ReadonlyArray<ArrayLike<number>>, options: SampleOptionsInput, pattern: RegExp) =>
-    Effect.gen(function* () {
-      const error = yield* Effect.flip(sample(TestModel.llama(), prompts, options))
-      assert.instanceOf(error, ModelError)
-      assert.strictEqual(error.operation, "sample")
-      assert.match(error.message, pattern)
-    }).pipe(Effect.provide(device))
-
-  it.effect("refuses a prompt that fills the context", () =>
-    refused([[1], new Array<number>(96).fill(1)], { maxNewTokens: 1 }, /prompt 1 has 96 tokens.*context is 96.*shorten/)
-  )
-  it.effect("refuses an empty prompt", () => refused([[]], { maxNewTokens: 1 }, /prompt 0 is empty/))
-  it.effect("refuses an id outside the vocabulary", () =>
-    refused([[1, 29]], { maxNewTokens: 1 }, /prompt 0 has the token 29/)
-  )
-  it.effect("refuses row seeds of another number", () =>
-    refused([[1], [2]], { maxNewTokens: 1, rowSeeds: [1] }, /rowSeeds has 1 seeds for 2 prompts/)
-  )
-  it.effect("refuses settings out of range", () => refused([[1]], { maxNewTokens: 1, topP: 1.5 }, /topP/))
 })
