@@ -3,7 +3,7 @@
  * compare with a peer?
  */
 import { readFile } from "node:fs/promises"
-import { Sft } from "@attune/core"
+import { Demonstration, Sft } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
@@ -34,12 +34,9 @@ export const bench: Bench = {
         const rounds = yield* count(flags, "rounds", 3)
         const command = flags.get("peer")
 
-        const examples = text
-          .split("<|endoftext|>")
-          .map((story) => story.trim())
-          .filter((story) => story !== "")
+        const examples = Demonstration.fromText(text)
           .slice(0, rows)
-          .map((story) => Sft.example([], base.tokenizer.encode(story).subarray(0, length)))
+          .map(({ completion }) => Sft.example([], base.tokenizer.encode(completion).subarray(0, length)))
         const tokens = examples.reduce((sum, example) => sum + example.tokens.length, 0)
         const epoch = (round: number) => {
           const order = Sft.order(examples.length, 0, round)

@@ -8,7 +8,7 @@
  */
 import { readFile } from "node:fs/promises"
 import { basename, join } from "node:path"
-import { Prompt, Sft, Tensor, Tokenizer } from "@attune/core"
+import { Demonstration, Prompt, Sft, Tensor, Tokenizer } from "@attune/core"
 import { Config, Pretrained, Safetensors } from "@attune/core/hub"
 import { Attention, type Decoder, Heads } from "@attune/core/nn"
 import { Gradient, Graph, Model, Op, Optimizer } from "@attune/core/onnx"
@@ -368,26 +368,20 @@ const compareTensors = Effect.fnUntraced(function* (directory: string) {
   return { name: meta.name, logits, left, loss, gradient: own.gradient, greedy, adamw, pass }
 }, Effect.scoped)
 
-/** Texts are stories separated by the end-of-text mark; a golden story names one by its place. */
-const storiesOf = (text: string): ReadonlyArray<string> =>
-  text
-    .split("<|endoftext|>")
-    .map((story) => story.trim())
-    .filter((story) => story !== "")
-
 const compareTexts = Effect.fnUntraced(function* (directory: string, goldenPath: string, textPath: string | undefined) {
   const golden = yield* Schema.decodeUnknownEffect(TextGolden)(yield* readText(goldenPath))
   const base = yield* Pretrained.load(directory)
   const policy = yield* OrtPolicy.make(base)
   const logitsOf = yield* compileLogits(policy)
 
-  const texts = textPath === undefined ? undefined : storiesOf(yield* readText(textPath))
+  // A golden story names its text by its place.
+  const texts = textPath === undefined ? undefined : Demonstration.fromText(yield* readText(textPath))
   const same = (own: ArrayLike<number>, expected: ReadonlyArray<number>) =>
     own.length === expected.length && expected.every((id, i) => own[i] === id)
   const ids =
     golden.greedy.every(({ prompt, prompt_ids }) => same(base.tokenizer.encode(prompt), prompt_ids)) &&
     golden.stories.every(({ ids, index }) => {
-      const text = texts === undefined ? base.tokenizer.decode(ids) : (texts[index] ?? "")
+      const text = texts === undefined ? base.tokenizer.decode(ids) : (texts[index]?.completion ?? "")
       return same(base.tokenizer.encode(text).subarray(0, ids.length), ids)
     })
 
@@ -409,7 +403,7 @@ const compareTexts = Effect.fnUntraced(function* (directory: string, goldenPath:
 /** Where the numbers are that a checkpoint is held against; by default, in its directory. */
 export interface Golden {
   readonly path: string
-  /** The stories that the golden file names; without it, the ids are decoded and encoded again. */
+  /** File of the stories that the golden file names; without it, the ids are decoded and encoded again. */
   readonly texts?: string | undefined
 }
 

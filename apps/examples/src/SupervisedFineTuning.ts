@@ -103,10 +103,7 @@ export const command = Command.make(
     })
 
     const fromText = Effect.fn(function* (file: string, base: Pretrained.Pretrained) {
-      const documents = (yield* CommonFlags.readText(file))
-        .split("<|endoftext|>")
-        .map((text) => text.trim())
-        .filter((text) => text !== "")
+      const documents = Demonstration.fromText(yield* CommonFlags.readText(file)).map(({ completion }) => completion)
       const longest = Math.min(
         Option.getOrElse(chosen.length, () => 256),
         base.decoder.contextLength

@@ -81,3 +81,30 @@ export const Demonstration = Form.schema(Normal, [
  * @since 0.1.0
  */
 export type Demonstration = typeof Demonstration.Type
+
+/**
+ * Demonstrations from a file of plain texts with `<|endoftext|>` between them: their prompts are empty, so all of a text
+ * is imitated.
+ *
+ * **Details**
+ *
+ * White space around a text is cut, as is a byte order mark, and texts of nothing else are left out. The separator is the
+ * same for every model, whichever token ends a text for its tokenizer.
+ *
+ * **Example** (Reading two texts)
+ *
+ * ```ts
+ * import { Demonstration } from "@attune/core"
+ *
+ * Demonstration.fromText("One.\n<|endoftext|>\nTwo.\n").map(({ completion }) => completion) // => ["One.", "Two."]
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromText = (text: string): ReadonlyArray<Demonstration> =>
+  text
+    .split("<|endoftext|>")
+    .map((part) => part.trim())
+    .filter((part) => part !== "")
+    .map((completion) => ({ prompt: "", completion }))

@@ -83,6 +83,17 @@ describe("Demonstration", () => {
     assert.match(reason(schema, { prompt: "q", completion: [user("x")] }), /one assistant message, got \["user"\]/)
   })
 
+  it("takes plain texts with end-of-text marks between them, in their order and without what surrounds them", () => {
+    const plain =
+      "\ufeffOnce upon\na  time.\r\n<|endoftext|>\n \t\n<|endoftext|><|endoftext|>The <end> \n\n of it.<|endoftext|>\n"
+    const expected = ["Once upon\na  time.", "The <end> \n\n of it."].map((completion) => ({ prompt: "", completion }))
+    assert.deepStrictEqual(Demonstration.fromText(plain), expected)
+    // As the schema reads them.
+    for (const one of expected) assert.deepStrictEqual(decode<unknown>(schema, { text: one.completion }), one)
+    assert.deepStrictEqual(Demonstration.fromText(" \n<|endoftext|>\n"), [])
+    assert.deepStrictEqual(Demonstration.fromText(""), [])
+  })
+
   it("lists the forms to something that has none of their fields", () => {
     assert.match(reason(schema, { question: "q", a: 1 }), /\{ prompt, completion \}.*got \{ question, a \}/)
     assert.match(reason(schema, [1]), /Expected \{ messages \}/)
