@@ -12,11 +12,12 @@
 import { createHash } from "node:crypto"
 import { createReadStream } from "node:fs"
 import { copyFile, open, readFile, rename, rm, stat, symlink, truncate } from "node:fs/promises"
-import { dirname, join, relative } from "node:path"
+import { dirname, join, posix, relative } from "node:path"
 import { pipeline } from "node:stream/promises"
 import type { ListFileEntry } from "@huggingface/hub"
 import { Effect, Option, Schedule, Schema } from "effect"
 import * as AtomicFile from "../AtomicFile.ts"
+import * as Model from "../onnx/Model.ts"
 import * as Progress from "../Progress.ts"
 import * as Tokenizer from "../Tokenizer.ts"
 import * as Safetensors from "./Safetensors.ts"
@@ -50,7 +51,7 @@ export class DownloadError extends Schema.TaggedError<DownloadError>()("Download
 }
 
 /**
- * Where from, where to and how.
+ * Where from, what, where to and how.
  *
  * @category models
  * @since 0.1.0
@@ -58,6 +59,8 @@ export class DownloadError extends Schema.TaggedError<DownloadError>()("Download
 export interface DownloadOptions {
   /** Branch, tag or commit; `"main"` by default. */
   readonly revision?: string | undefined
+  /** ONNX file of the repository to take instead of the safetensors weights, such as `"onnx/model_q4.onnx"`. */
+  readonly onnx?: string | undefined
   /** The Hub's cache; `HF_HUB_CACHE`, then `HF_HOME/hub`, then `~/.cache/huggingface/hub` by default. */
   readonly cacheDir?: string | undefined
   /** `HF_ENDPOINT`, then `https://huggingface.co` by default. */
@@ -83,6 +86,8 @@ interface Source {
   readonly token: string | undefined
   readonly fetch: typeof globalThis.fetch
   readonly retries: number
+  /** The graph to take; the safetensors weights if there is none. */
+  readonly onnx: string | undefined
   /** Folder of the repository in the cache. */
   readonly folder: string
 }
@@ -183,9 +188,10 @@ const lookUp = Effect.fnUntraced(function* (source: Source, revision: string) {
   if (typeof sha !== "string" || !commitPattern.test(sha)) {
     return yield* new DownloadError({ repo, reason: "Server", detail: "the server names no commit" })
   }
+  const recursive = source.onnx !== undefined
   const files = yield* ask(async (params) => {
     const entries: Array<ListFileEntry> = []
-    for await (const entry of hub.listFiles({ ...params, repo, revision: sha })) entries.push(entry)
+    for await (const entry of hub.listFiles({ ...params, repo, revision: sha, recursive })) entries.push(entry)
     return entries
   })
   return { commit: sha, files }
@@ -233,6 +239,8 @@ const hashOf = async (path: string, { hash, size }: Blob): Promise<string> => {
   return digest.digest("hex")
 }
 
+const urlPath = (name: string): string => name.split("/").map(encodeURIComponent).join("/")
+
 /** Appends the rest of a file to what is there of it. Ends when the server ends, whether or not that was all of it. */
 const transfer = (
   source: Source,
@@ -248,7 +256,7 @@ const transfer = (
     if (have === size) return
     const response = yield* Effect.tryPromise({
       try: (signal) =>
-        checkedFetch(source, signal)(`${hubUrl}/${repo}/resolve/${commit}/${encodeURIComponent(name)}`, {
+        checkedFetch(source, signal)(`${hubUrl}/${repo}/resolve/${commit}/${urlPath(name)}`, {
           headers: {
             ...(have > 0 ? { Range: `bytes=${have}-` } : {}),
             ...(token === undefined ? {} : { Authorization: `Bearer ${token}` })
@@ -375,45 +383,87 @@ const shardsOf = (path: string): Effect.Effect<ReadonlyArray<string> | undefined
     })
   )
 
+/**
+ * The files of the repository in which the graph `onnx`, read at `path`, keeps its weights; `undefined` where it cannot be
+ * read or names others than files beside it.
+ */
+const externalFilesOf = (path: string, onnx: string): Effect.Effect<ReadonlyArray<string> | undefined> =>
+  Model.externalFiles(path).pipe(
+    Effect.map((names) =>
+      names.every((name) => /^\w[\w.-]*$/.test(name))
+        ? names.map((name) => posix.join(posix.dirname(onnx), name))
+        : undefined
+    ),
+    Effect.orElseSucceed(() => undefined)
+  )
+
 /** Whether a snapshot has the configuration and all weights; tokenizer files are optional. */
-const isComplete = Effect.fnUntraced(function* (snapshot: string) {
+const isComplete = Effect.fnUntraced(function* (snapshot: string, onnx: string | undefined) {
   const there = (name: string) => Effect.map(sizeOf(join(snapshot, name)), (size) => size !== undefined)
   if (!(yield* there("config.json"))) return false
-  if (yield* there(weightsName)) return true
-  for (const shard of (yield* shardsOf(join(snapshot, indexName))) ?? [""]) {
-    if (shard === "" || !(yield* there(shard))) return false
-  }
+  if (onnx === undefined && (yield* there(weightsName))) return true
+  const parts = yield* onnx === undefined
+    ? shardsOf(join(snapshot, indexName))
+    : externalFilesOf(join(snapshot, onnx), onnx)
+  if (parts === undefined) return false
+  for (const name of parts) if (!(yield* there(name))) return false
   return true
 })
 
 /** The snapshot that the cache has of a revision, if it has all of it. */
-const cached = Effect.fnUntraced(function* ({ folder }: Source, revision: string) {
+const cached = Effect.fnUntraced(function* ({ folder, onnx }: Source, revision: string) {
   const commit = commitPattern.test(revision)
     ? revision
     : yield* Effect.promise(() => readFile(join(folder, "refs", revision), "utf8").catch(() => ""))
   const snapshot = join(folder, "snapshots", commit.trim())
-  return commitPattern.test(commit.trim()) && (yield* isComplete(snapshot)) ? Option.some(snapshot) : Option.none()
+  const known = commitPattern.test(commit.trim()) && (yield* isComplete(snapshot, onnx))
+  return known ? Option.some(snapshot) : Option.none()
 })
 
 const online = Effect.fnUntraced(function* (source: Source, revision: string) {
-  const { folder, repo } = source
+  const { folder, onnx, repo } = source
   const { commit, files } = yield* lookUp(source, revision)
   const entries = new Map(files.filter(({ type }) => type === "file").map((entry) => [entry.path, entry] as const))
   const missing = (file: string, detail: string) => new DownloadError({ repo, file, reason: "NotFound", detail })
-  const wanted = Effect.fnUntraced(function* (names: ReadonlyArray<string>) {
+  const wanted = Effect.fnUntraced(function* (names: ReadonlyArray<string>, namedIn = indexName) {
     const blobs: Array<Blob> = []
     for (const name of names) {
       const entry = entries.get(name)
-      if (entry === undefined) return yield* missing(name, `the repository names it in ${indexName} but lacks it`)
+      if (entry === undefined) return yield* missing(name, `the repository names it in ${namedIn} but lacks it`)
       blobs.push(yield* describe(source, entry))
     }
     return blobs
   })
+  const kilobytes = (bytes: number) => Math.ceil(bytes / 1000)
+  const take = Effect.fnUntraced(function* (blobs: ReadonlyArray<Blob>) {
+    const total = blobs.reduce((sum, { size }) => sum + size, 0)
+    const task = yield* Progress.start({ label: `download ${repo} (kB)`, total: kilobytes(total) })
+    let done = 0
+    for (const blob of blobs) {
+      yield* fetchBlob(source, commit, blob, (have) => task.update(kilobytes(done + have)))
+      yield* link(source, commit, blob)
+      done += blob.size
+    }
+  }, Effect.scoped)
 
   if (!entries.has("config.json")) return yield* missing("config.json", "the repository has none, so it is no model")
   const blobs = yield* wanted(otherFiles.filter((name) => entries.has(name)))
-  if (entries.has(weightsName)) {
-    blobs.push(...(yield* wanted([weightsName])))
+  if (onnx !== undefined) {
+    if (!entries.has(onnx)) {
+      const graphs = [...entries.keys()].filter((name) => name.endsWith(".onnx"))
+      const others = graphs.length === 0 ? "holds no .onnx file" : `has ${graphs.join(", ")}`
+      return yield* missing(onnx, `is not there; the repository ${others}`)
+    }
+    const [graph] = yield* wanted([onnx])
+    yield* take([...blobs, graph!])
+    const parts = yield* externalFilesOf(join(folder, "blobs", graph!.hash), onnx)
+    if (parts === undefined) {
+      const detail = "refers to weights in files that do not lie beside it"
+      return yield* new DownloadError({ repo, file: onnx, reason: "Server", detail })
+    }
+    if (parts.length > 0) yield* take(yield* wanted(parts, onnx))
+  } else if (entries.has(weightsName)) {
+    yield* take([...blobs, ...(yield* wanted([weightsName]))])
   } else if (entries.has(indexName)) {
     const [index] = yield* wanted([indexName])
     yield* fetchBlob(source, commit, index!, () => Effect.void)
@@ -422,22 +472,12 @@ const online = Effect.fnUntraced(function* (source: Source, revision: string) {
     if (shards === undefined || shards.length === 0 || shards.some((name) => !/^[\w.-]+\.safetensors$/.test(name))) {
       return yield* new DownloadError({ repo, file: indexName, reason: "Server", detail: "lists no safetensors files" })
     }
-    blobs.push(index!, ...(yield* wanted(shards)))
+    yield* take([...blobs, index!, ...(yield* wanted(shards))])
   } else {
     return yield* missing(
       weightsName,
-      "the repository has no weights as safetensors; convert them, or take another one"
+      "the repository has no weights as safetensors; convert them, take another one, or name an ONNX file of it (onnx)"
     )
-  }
-
-  const kilobytes = (bytes: number) => Math.ceil(bytes / 1000)
-  const total = blobs.reduce((sum, { size }) => sum + size, 0)
-  const task = yield* Progress.start({ label: `download ${repo} (kB)`, total: kilobytes(total) })
-  let done = 0
-  for (const blob of blobs) {
-    yield* fetchBlob(source, commit, blob, (have) => task.update(kilobytes(done + have)))
-    yield* link(source, commit, blob)
-    done += blob.size
   }
   if (revision !== commit) {
     const path = join(folder, "refs", revision)
@@ -446,27 +486,44 @@ const online = Effect.fnUntraced(function* (source: Source, revision: string) {
     )
   }
   return join(folder, "snapshots", commit)
-}, Effect.scoped)
+})
 
 /** `owner/name`, or the bare name of an old repository. */
 const isRepository = (repo: string): boolean =>
   /^[\w-][\w.-]*(\/[\w-][\w.-]*)?$/.test(repo) && !/\.\.|--|\.git$/.test(repo)
 
-const isRevision = (revision: string): boolean =>
-  /^[\w.-]+(\/[\w.-]+)*$/.test(revision) && !revision.split("/").some((part) => /^\.+$/.test(part))
+/** Whether a branch, tag, commit or file can be named so: a path in the cache that leads nowhere else. */
+const isPath = (path: string): boolean =>
+  /^[\w.-]+(\/[\w.-]+)*$/.test(path) && !path.split("/").some((part) => /^\.+$/.test(part))
 
 /**
- * Downloads a model from the Hugging Face Hub and returns its directory, ready for `Pretrained.load`.
+ * Downloads a model from the Hugging Face Hub and returns its directory, ready for `Pretrained.load`; with `onnx`, for
+ * `OnnxPolicy.load` or `OnnxEmbedding.load`.
  *
  * **Details**
  *
- * Takes `config.json`, `generation_config.json`, the tokenizer and the weights as safetensors, whole or sharded. Every
+ * Takes `config.json`, `generation_config.json`, the tokenizer and the weights as safetensors, whole or sharded; with
+ * `onnx`, that file instead of safetensors, and the files beside it in which it keeps weights (`model.onnx_data`). Every
  * file is checked against the hash that the Hub states. What is in the cache already is not downloaded again, an
  * interrupted file goes on where it stopped, and a failing connection is tried again with growing pauses. When the Hub
  * cannot be reached, or with `offline`, the cached copy of the revision is returned if it is complete.
  *
  * Fails with `NotFound` (also for private repositories without a token), `Unauthorised`, `Gated`, `Network`, `Checksum`,
- * `Write` (no permission, disk full), `NotCached`, or `Server` for an answer that makes no sense.
+ * `Write` (no permission, disk full), `NotCached`, or `Server` for an answer that makes no sense. Where the file named by
+ * `onnx` is not found, the message lists those that there are.
+ *
+ * **Example** (Asking a judge that somebody exported)
+ *
+ * ```ts
+ * import { Pretrained } from "@attune/core/hub"
+ * import { OnnxPolicy } from "@attune/core/ort"
+ * import { Effect } from "effect"
+ *
+ * const judge = (repo: string, file: string) =>
+ *   Pretrained.download(repo, { onnx: file }).pipe(
+ *     Effect.flatMap((directory) => OnnxPolicy.load({ directory, file }))
+ *   )
+ * ```
  *
  * @category running
  * @since 0.1.0
@@ -474,10 +531,13 @@ const isRevision = (revision: string): boolean =>
 export const download: (repo: string, options?: DownloadOptions) => Effect.Effect<string, DownloadError> = Effect.fn(
   "Pretrained.download"
 )(function* (repo, options = {}) {
-  const { retries = 4, revision = "main" } = options
+  const { onnx, retries = 4, revision = "main" } = options
   const invalid = (detail: string) => new DownloadError({ repo, reason: "InvalidName", detail })
   if (!isRepository(repo)) return yield* invalid("is not the name of a repository, such as owner/name")
-  if (!isRevision(revision)) return yield* invalid(`${JSON.stringify(revision)} is not a branch, tag or commit`)
+  if (!isPath(revision)) return yield* invalid(`${JSON.stringify(revision)} is not a branch, tag or commit`)
+  if (onnx !== undefined && !(isPath(onnx) && onnx.endsWith(".onnx"))) {
+    return yield* invalid(`${JSON.stringify(onnx)} is not an ONNX file of a repository, such as onnx/model.onnx`)
+  }
   const cacheDir = options.cacheDir ?? (yield* library).getHFHubCachePath()
   const source: Source = {
     repo,
@@ -485,6 +545,7 @@ export const download: (repo: string, options?: DownloadOptions) => Effect.Effec
     token: options.token ?? process.env["HF_TOKEN"],
     fetch: options.fetch ?? globalThis.fetch,
     retries,
+    onnx,
     folder: join(cacheDir, `models--${repo.replace("/", "--")}`)
   }
   // A commit never changes, so a complete copy needs no question.
@@ -492,7 +553,8 @@ export const download: (repo: string, options?: DownloadOptions) => Effect.Effec
     const known = yield* cached(source, revision)
     if (Option.isSome(known)) return known.value
     if (options.offline === true) {
-      const detail = `revision ${revision} is not complete in ${cacheDir}; download it once with a connection`
+      const what = onnx === undefined ? `revision ${revision}` : `${onnx} of revision ${revision}`
+      const detail = `${what} is not complete in ${cacheDir}; download it once with a connection`
       return yield* new DownloadError({ repo, reason: "NotCached", detail })
     }
   }

@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import { createReadStream } from "node:fs"
 import { type FileHandle, open, readFile, realpath, rename, rm, writeFile } from "node:fs/promises"
 import { basename, dirname, join, posix, sep, win32 } from "node:path"
 import { clearField, create, fromBinary, isFieldSet, type Message, toBinary } from "@bufbuild/protobuf"
@@ -702,6 +703,46 @@ const readFully = async (handle: FileHandle, bytes: Uint8Array, position: number
     done += bytesRead
   }
 }
+
+// TensorProto { external_data = 13 { key = 1: "location", value = 2 } }: a "j", the length of the entry, these bytes,
+// the length of the value. Lengths take one byte below 128 and two up to 16383.
+const locationKey = Buffer.from("\n\x08location\x12")
+
+/** No entry that names a file is longer: names have at most 255 bytes. */
+const maxLocationBytes = 512
+
+/**
+ * Names the files of external data that a model refers to, as it writes them: paths from its own folder, unchecked.
+ *
+ * **Details**
+ *
+ * The bytes of the file are searched piece by piece, so a model of 2 GB takes no more memory than a small one. A file
+ * that is no model refers to nothing.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const externalFiles = (path: string): Effect.Effect<ReadonlyArray<string>, OnnxFileError> =>
+  Effect.tryPromise({
+    try: async (signal) => {
+      const files = new Set<string>()
+      let bytes = Buffer.alloc(0)
+      for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, signal })) {
+        // an entry that the piece before cut in two is found here as a whole
+        bytes = Buffer.concat([bytes.subarray(-maxLocationBytes), chunk])
+        for (let at = bytes.indexOf(locationKey); at >= 0; at = bytes.indexOf(locationKey, at + 1)) {
+          if (bytes[at - 2] !== 0x6a && bytes[at - 3] !== 0x6a) continue
+          const size = at + locationKey.length
+          const [low = 0, high = 0] = bytes.subarray(size, size + 2)
+          const start = size + (low < 128 ? 1 : 2)
+          const end = start + (low < 128 ? low : low - 128 + 128 * high)
+          if (end <= bytes.length) files.add(bytes.toString("utf8", start, end))
+        }
+      }
+      return [...files].sort()
+    },
+    catch: ioError(path, "read")
+  })
 
 /** Reads the tensors that one data file holds into the message. */
 const readExternal = (path: string, location: string, tensors: ReadonlyArray<ExternalTensor>, root: string) =>

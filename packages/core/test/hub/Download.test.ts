@@ -5,11 +5,16 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net"
 import { hostname, tmpdir } from "node:os"
 import { join } from "node:path"
+import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, type Scope } from "effect"
+import { Effect, Layer, Result, type Scope } from "effect"
 import { afterAll } from "vitest"
 import * as Download from "../../src/hub/Download.ts"
 import * as Pretrained from "../../src/hub/Pretrained.ts"
+import * as Model from "../../src/onnx/Model.ts"
+import * as Device from "../../src/ort/Device.ts"
+import * as OnnxEmbedding from "../../src/ort/OnnxEmbedding.ts"
+import * as OnnxPolicy from "../../src/ort/OnnxPolicy.ts"
 import * as Progress from "../../src/Progress.ts"
 import * as TinyModel from "./TinyModel.ts"
 
@@ -31,6 +36,7 @@ interface Hub {
 
 const sha1 = (bytes: Uint8Array) => createHash("sha1").update(`blob ${bytes.byteLength}\0`).update(bytes).digest("hex")
 const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex")
+const isLarge = (path: string) => /\.(safetensors|onnx|onnx_data\w*)$/.test(path)
 
 /** A server on this machine that plays the part of the Hub for the repository `owner/tiny`. */
 const hub = (files: ReadonlyMap<string, Uint8Array>): Effect.Effect<Hub, never, Scope.Scope> =>
@@ -50,15 +56,21 @@ const hub = (files: ReadonlyMap<string, Uint8Array>): Effect.Effect<Hub, never, 
             if (url.pathname.startsWith("/api/models/owner/tiny/revision/")) {
               json({ _id: "1", id: "owner/tiny", sha: commit, lastModified: "2026-01-01T00:00:00Z" })
             } else if (url.pathname === `/api/models/owner/tiny/tree/${commit}`) {
-              json(
-                [...state.files].map(([path, bytes]) => ({
-                  type: "file",
-                  path,
-                  size: bytes.byteLength,
-                  oid: sha1(bytes),
-                  ...(path.endsWith(".safetensors") ? { lfs: { oid: sha256(bytes), size: bytes.byteLength } } : {})
-                }))
-              )
+              const recursive = url.searchParams.get("recursive") === "true"
+              const paths = [...state.files.keys()]
+              const folders = new Set(paths.filter((path) => path.includes("/")).map((path) => path.split("/")[0]!))
+              json([
+                ...[...folders].map((path) => ({ type: "directory", path, size: 0, oid: "0".repeat(40) })),
+                ...[...state.files]
+                  .filter(([path]) => recursive || !path.includes("/"))
+                  .map(([path, bytes]) => ({
+                    type: "file",
+                    path,
+                    size: bytes.byteLength,
+                    oid: sha1(bytes),
+                    ...(isLarge(path) ? { lfs: { oid: sha256(bytes), size: bytes.byteLength } } : {})
+                  }))
+              ])
             } else if (resolved !== undefined && state.files.has(resolved)) {
               const bytes = state.files.get(resolved)!
               const from = Number(/bytes=(\d+)-/.exec(request.headers.range ?? "")?.[1] ?? 0)
@@ -88,6 +100,39 @@ const hub = (files: ReadonlyMap<string, Uint8Array>): Effect.Effect<Hub, never, 
 
 const quiet = Effect.provide(Progress.layer({ mode: "quiet" }))
 const blobRequests = ({ requests }: Hub) => requests.filter((line) => line.includes("/resolve/"))
+
+const exported = join(import.meta.dirname, "../fixtures/exported")
+const fixture = (name: string, file: string) => fs.readFileSync(join(exported, name, file))
+
+/** The files of an exported decoder whose graph, `onnx/model_q4.onnx`, keeps its weights in two files beside it. */
+const exportedFiles = Effect.gen(function* () {
+  const path = join(fs.mkdtempSync(join(directory, "export-")), "model_q4.onnx")
+  yield* Model.write(path, yield* Model.read(join(exported, "llama/onnx/model_q4.onnx")), { externalAbove: 0 })
+  const graph = Result.getOrThrow(Model.decode(fs.readFileSync(path)))
+  const data = fs.readFileSync(`${path}_data`)
+  const locations = graph.graph!.initializer.flatMap(({ externalData }) =>
+    externalData.filter(({ key }) => key === "location")
+  )
+  assert.isAbove(locations.length, 1)
+  for (const location of locations.slice(1)) location.value = "model_q4.onnx_data_1"
+  return new Map<string, Uint8Array>([
+    ...["config.json", "tokenizer.json", "tokenizer_config.json"].map(
+      (name) => [name, fixture("llama", name)] as const
+    ),
+    ["generation_config.json", TinyModel.json({ eos_token_id: 2 })],
+    ["onnx/model_q4.onnx", Model.toBytes(graph)],
+    ["onnx/model_q4.onnx_data", data],
+    ["onnx/model_q4.onnx_data_1", data]
+  ])
+})
+
+/** Other files of the same repository, none of which a download of `onnx/model_q4.onnx` takes. */
+const unwanted: ReadonlyArray<readonly [string, Uint8Array]> = [
+  ["README.md", Buffer.from("hello")],
+  ["model.safetensors", TinyModel.files().get("model.safetensors")!],
+  ["onnx/model.onnx", Buffer.from("another")],
+  ["onnx/model.onnx_data", Buffer.from("its data")]
+]
 
 describe("download", () => {
   it.live("lays a model out as the Hub's cache does, and asks for no blob twice", () =>
@@ -290,7 +335,7 @@ describe("download", () => {
     }).pipe(quiet)
   )
 
-  it.effect("refuses names that are no repositories or revisions", () =>
+  it.effect("refuses names that are no repositories, revisions or ONNX files", () =>
     Effect.gen(function* () {
       for (const repo of ["../tiny", "owner/..", "a/b/c", "/etc", "owner/na me", "models--x/y", ""]) {
         const error = yield* Effect.flip(Download.download(repo, { cacheDir: directory, offline: true }))
@@ -302,6 +347,17 @@ describe("download", () => {
         )
         assert.strictEqual(error.reason, "InvalidName", revision)
       }
+      for (const onnx of [
+        "../model.onnx",
+        "onnx/../../model.onnx",
+        "/etc/model.onnx",
+        "onnx\\model.onnx",
+        "onnx",
+        ""
+      ]) {
+        const error = yield* Effect.flip(Download.download("owner/tiny", { cacheDir: directory, onnx, offline: true }))
+        assert.strictEqual(error.reason, "InvalidName", onnx)
+      }
     })
   )
 
@@ -312,6 +368,148 @@ describe("download", () => {
       fs.writeFileSync(file, "")
       const error = yield* Effect.flip(Download.download("owner/tiny", { hubUrl: server.url, cacheDir: file }))
       assert.strictEqual(error.reason, "Write", error.message)
+    }).pipe(quiet)
+  )
+
+  it.live("takes one ONNX file with its external data instead of the weights, and asks for no blob twice", () =>
+    Effect.gen(function* () {
+      const files = yield* exportedFiles
+      const server = yield* hub(new Map([...files, ...unwanted]))
+      const options = { hubUrl: server.url, cacheDir: freshCache(), onnx: "onnx/model_q4.onnx" }
+      const data = server.files.get("onnx/model_q4.onnx_data_1")!
+      let cuts = 0
+      server.intercept = (request, response) => {
+        if (!request.url!.endsWith("/onnx/model_q4.onnx_data_1") || cuts++ > 0) return false
+        response.writeHead(200, { "Content-Length": data.byteLength })
+        response.write(data.subarray(0, 100), () => setTimeout(() => response.destroy(), 20))
+        return true
+      }
+      // the other data file has the same contents, so it would leave the blob that is to be cut off
+      server.files.set("onnx/model_q4.onnx_data", Buffer.concat([data, Buffer.of(0)]))
+      const snapshot = yield* Download.download("owner/tiny", options)
+      const names = (fs.readdirSync(snapshot, { recursive: true }) as Array<string>).filter((name) => name !== "onnx")
+      assert.deepStrictEqual(names.sort(), [...files.keys()].sort())
+      for (const name of names) {
+        const bytes = server.files.get(name)!
+        const hash = isLarge(name) ? sha256(bytes) : sha1(bytes)
+        const up = name.includes("/") ? "../../.." : "../.."
+        assert.strictEqual(fs.readlinkSync(join(snapshot, name)), join(up, "blobs", hash))
+        assert.isTrue(Buffer.from(bytes).equals(fs.readFileSync(join(snapshot, name))), name)
+      }
+      assert.include(blobRequests(server).join("\n"), "/onnx/model_q4.onnx_data_1 bytes=100-")
+
+      const before = blobRequests(server).length
+      assert.strictEqual(before, files.size + 1)
+      assert.strictEqual(yield* Download.download("owner/tiny", options), snapshot)
+      assert.strictEqual(blobRequests(server).length, before)
+    }).pipe(quiet)
+  )
+
+  it.live("makes a directory of which a policy says what the export itself says", () =>
+    Effect.gen(function* () {
+      const file = "onnx/model_q4.onnx"
+      const server = yield* hub(new Map([...(yield* exportedFiles), ...unwanted]))
+      const snapshot = yield* Download.download("owner/tiny", {
+        hubUrl: server.url,
+        cacheDir: freshCache(),
+        onnx: file
+      })
+      const textsOf = Effect.fnUntraced(function* (source: string) {
+        const policy = yield* OnnxPolicy.load({ directory: source, file })
+        const completions = yield* policy.sample(["the customer", "a"], {
+          maxNewTokens: 12,
+          temperature: 0,
+          stopTokens: []
+        })
+        return completions.map(({ text }) => text)
+      })
+      const texts = yield* textsOf(join(exported, "llama"))
+      assert.isTrue(texts.every((text) => text.length > 0))
+      assert.deepStrictEqual(yield* textsOf(snapshot), texts)
+    }).pipe(
+      Effect.scoped,
+      quiet,
+      Effect.provide(Layer.merge(NodeServices.layer, Device.layerInProcess({ provider: "cpu", threads: 1 })))
+    )
+  )
+
+  it.live("makes a directory of which an encoder embeds as the export itself does", () =>
+    Effect.gen(function* () {
+      const names = ["config.json", "tokenizer.json", "tokenizer_config.json", "onnx/model.onnx"]
+      const server = yield* hub(new Map(names.map((name) => [name, fixture("bert", name)])))
+      const snapshot = yield* Download.download("owner/tiny", {
+        hubUrl: server.url,
+        cacheDir: freshCache(),
+        onnx: "onnx/model.onnx"
+      })
+      const rowsOf = (source: string) =>
+        Effect.flatMap(OnnxEmbedding.load(source), ({ embed }) => embed(["the customer", "a"]))
+      assert.deepStrictEqual(yield* rowsOf(snapshot), yield* rowsOf(join(exported, "bert")))
+    }).pipe(
+      Effect.scoped,
+      quiet,
+      Effect.provide(Layer.merge(NodeServices.layer, Device.layerInProcess({ provider: "cpu", threads: 1 })))
+    )
+  )
+
+  it.live("takes an ONNX file from the cache only with all of its external data", () =>
+    Effect.gen(function* () {
+      const files = yield* exportedFiles
+      const server = yield* hub(new Map([...files, ...unwanted]))
+      const options = { hubUrl: server.url, cacheDir: freshCache() }
+      const onnx = "onnx/model_q4.onnx"
+      const offline = (wanted: string | undefined) =>
+        Download.download("owner/tiny", { cacheDir: options.cacheDir, offline: true, onnx: wanted })
+
+      const snapshot = yield* Download.download("owner/tiny", options)
+      const absent = yield* Effect.flip(offline(onnx))
+      assert.strictEqual(absent.reason, "NotCached")
+      assert.include(absent.message, "onnx/model_q4.onnx of revision main is not complete")
+      assert.strictEqual(yield* Download.download("owner/tiny", { ...options, onnx }), snapshot)
+      assert.strictEqual(yield* offline(onnx), snapshot)
+      assert.strictEqual(yield* offline(undefined), snapshot)
+
+      const asked = server.requests.length
+      assert.strictEqual(yield* Download.download("owner/tiny", { ...options, onnx, revision: commit }), snapshot)
+      assert.strictEqual(server.requests.length, asked, "a commit in the cache needs no request")
+      const part = join(snapshot, "onnx/model_q4.onnx_data_1")
+      fs.rmSync(part)
+      assert.strictEqual((yield* Effect.flip(offline(onnx))).reason, "NotCached")
+      yield* Download.download("owner/tiny", { ...options, onnx, revision: commit })
+      assert.isTrue(fs.existsSync(part))
+      assert.strictEqual(yield* offline(undefined), snapshot)
+      fs.rmSync(join(snapshot, "model.safetensors"))
+      assert.strictEqual((yield* Effect.flip(offline(undefined))).reason, "NotCached")
+      assert.strictEqual(yield* offline(onnx), snapshot)
+    }).pipe(quiet)
+  )
+
+  it.live("lists the ONNX files that there are when the one asked for is missing, or names missing data", () =>
+    Effect.gen(function* () {
+      const files = yield* exportedFiles
+      const failureOf = Effect.fnUntraced(function* (all: ReadonlyMap<string, Uint8Array>, onnx: string) {
+        const server = yield* hub(all)
+        return yield* Effect.flip(Download.download("owner/tiny", { hubUrl: server.url, cacheDir: freshCache(), onnx }))
+      })
+      const other = yield* failureOf(new Map([...files, ...unwanted]), "model_q4.onnx")
+      assert.deepStrictEqual([other.reason, other.file], ["NotFound", "model_q4.onnx"])
+      assert.match(other.message, /is not there; the repository has onnx\/model_q4\.onnx, onnx\/model\.onnx$/)
+      const none = yield* failureOf(TinyModel.files(), "onnx/model.onnx")
+      assert.deepStrictEqual([none.reason, none.file], ["NotFound", "onnx/model.onnx"])
+      assert.match(none.message, /holds no \.onnx file/)
+
+      files.delete("onnx/model_q4.onnx_data_1")
+      const torn = yield* failureOf(files, "onnx/model_q4.onnx")
+      assert.deepStrictEqual([torn.reason, torn.file], ["NotFound", "onnx/model_q4.onnx_data_1"])
+      assert.include(torn.message, "names it in onnx/model_q4.onnx but lacks it")
+
+      const graph = Result.getOrThrow(Model.decode(files.get("onnx/model_q4.onnx")!))
+      for (const location of ["../config.json", "/etc/passwd", ".."]) {
+        const first = graph.graph!.initializer.find(({ externalData }) => externalData.length > 0)!
+        first.externalData.find(({ key }) => key === "location")!.value = location
+        const climbing = yield* failureOf(new Map([...files, ["a.onnx", Model.toBytes(graph)]]), "a.onnx")
+        assert.deepStrictEqual([climbing.reason, climbing.file], ["Server", "a.onnx"], climbing.message)
+      }
     }).pipe(quiet)
   )
 })

@@ -495,6 +495,29 @@ describe("write and read", () => {
     })
   )
 
+  it.effect("name the files of external data, wherever in the file a tensor names them", () =>
+    Effect.gen(function* () {
+      const dir = yield* folder
+      const path = join(dir, "model.onnx")
+      const long = `${"weights".repeat(30)}.bin`
+      yield* readWith(dir, { location: long, offset: "0" })
+      const model = Result.getOrThrow(Model.decode(yield* promise(() => readFile(path))))
+      model.metadataProps.push(create(StringStringEntryProtoSchema, { key: "location", value: "Berlin" }))
+      const bytes = Model.toBytes(model)
+      const at = Buffer.from(bytes).indexOf(long)
+      // the name begins before, at and after the end of the piece of 1 MB that is read at once, and is cut by it
+      for (const cut of [-20, -1, 0, 1, 100, long.length - 1, long.length, long.length + 20]) {
+        yield* promise(() => writeFile(path, Buffer.concat([new Uint8Array(2 ** 20 - at - cut), bytes])))
+        assert.deepStrictEqual(yield* Model.externalFiles(path), [long], `${cut}`)
+      }
+      yield* Model.write(path, wideGraph(), { externalAbove: 0 })
+      assert.deepStrictEqual(yield* Model.externalFiles(path), ["model.onnx_data"])
+      yield* Model.write(path, wideGraph())
+      assert.deepStrictEqual(yield* Model.externalFiles(path), [])
+      assert.include((yield* Effect.flip(Model.externalFiles(join(dir, "none.onnx")))).message, "ENOENT")
+    })
+  )
+
   it.effect("refuse external data outside the model's folder", () =>
     Effect.gen(function* () {
       const root = yield* folder
