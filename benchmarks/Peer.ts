@@ -3,20 +3,20 @@
  */
 import { execFile } from "node:child_process"
 import { promisify } from "node:util"
-import { Effect } from "effect"
+import { Effect, Option, Schema } from "effect"
 import { BenchError, type Case, median } from "./Bench.ts"
 
 type Printed = Readonly<Record<string, unknown>>
+
+const decode = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Record(Schema.String, Schema.Unknown)))
 
 // The JSON lines that a shell command prints, among whatever else it says.
 const printed = (command: string): Effect.Effect<ReadonlyArray<Printed>, BenchError> =>
   Effect.tryPromise({
     try: async () => {
       const { stdout } = await promisify(execFile)("/bin/sh", ["-c", command], { maxBuffer: 2 ** 26 })
-      return stdout
-        .split("\n")
-        .filter((text) => text.startsWith("{"))
-        .map((text) => JSON.parse(text) as Printed)
+      // Trainers print dictionaries of their own, which only look like JSON.
+      return stdout.split("\n").flatMap((line) => Option.toArray(decode(line)))
     },
     catch: (cause) =>
       new BenchError({

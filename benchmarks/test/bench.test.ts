@@ -1,4 +1,6 @@
 import { execFile } from "node:child_process"
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
@@ -58,6 +60,23 @@ describe("a benchmark prints a line of JSON for each case", () => {
       assert.deepStrictEqual([one.unit, one.n, other.value, other.n], ["tokens/s", 2, 1, 2])
       // More tokens are better: the ratio is our rate over the peer's.
       assert.closeTo(ratio.value / three.value, 1, 1e-4)
+    })
+  )
+
+  it.effect("sft-epoch, beside a peer that prints other things between braces too", () =>
+    Effect.gen(function* () {
+      const directory = mkdtempSync(join(tmpdir(), "attune-bench-"))
+      const text = join(directory, "texts.txt")
+      writeFileSync(text, "one two three<|endoftext|>four five<|endoftext|>six")
+      const peer = `echo "{'loss': 1.5, 'epoch': 1}"; echo '{"tokens_per_s": 1}'; echo '{and no more'`
+      const few = ["--model", join(root, "apps/examples/models/desk-base"), "--text", text, "--rounds", "2"]
+      const { code, err, out } = yield* bench("sft-epoch", "--json", ...few, "--rows", "2", "--peer", peer)
+      rmSync(directory, { recursive: true })
+      assert.strictEqual(code, 0, err)
+      const [own, other, ratio] = lines(out)
+      assert.match(own.case, /^2 texts, \d+ tokens$/)
+      assert.deepStrictEqual([own.unit, own.n, other.value, other.n], ["tokens/s", 2, 1, 2])
+      assert.closeTo(ratio.value / own.value, 1, 1e-4)
     })
   )
 
