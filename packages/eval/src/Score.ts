@@ -3,17 +3,17 @@
  *
  * @since 0.1.0
  */
-import type { Estimate } from "./Estimate.ts"
+import * as Estimate from "./Estimate.ts"
 import type { Sample } from "./Sample.ts"
 
 /**
- * What a benchmark or a comparison measured. `metric` is named as in the LM evaluation harness where it has the metric
- * (`acc`, `acc_norm`, `exact_match`, `word_perplexity`, …).
+ * What was measured. `metric` is named as in the LM evaluation harness where it has the metric (`acc`, `acc_norm`,
+ * `exact_match`, `word_perplexity`, …).
  *
  * @category models
  * @since 0.1.0
  */
-export interface Score {
+export interface Measured {
   /** The model or method that was measured. */
   readonly system: string
   /** The benchmark: `hellaswag`, `truthfulqa_mc1`, … */
@@ -21,7 +21,52 @@ export interface Score {
   readonly metric: string
   readonly unit: string
   readonly higherIsBetter: boolean
-  readonly estimate: Estimate
+}
+
+/**
+ * A benchmark's or a comparison's result.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Score extends Measured {
+  readonly estimate: Estimate.Estimate
   /** One value per item, from which the estimate was made, and by which two systems are paired. */
   readonly sample: Sample
+}
+
+/**
+ * Score whose estimate is the mean of the items, clustered where they are: {@link Estimate.clustered}.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const mean = (measured: Measured, sample: Sample, confidence = 0.95): Score => ({
+  ...measured,
+  estimate: Estimate.clustered(sample, confidence),
+  sample
+})
+
+/**
+ * Score whose estimate is the share of items that are 1 among items that are 0 or 1, with Wilson's interval:
+ * {@link Estimate.rate}. Items in clusters have the clustered interval, since Wilson's takes them as independent. Throws on
+ * any other value.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const rate = (measured: Measured, sample: Sample, confidence = 0.95): Score => {
+  let hits = 0
+  for (const [i, value] of sample.values.entries()) {
+    if (value !== 0 && value !== 1) {
+      throw new RangeError(`sample "${sample.name}", item ${JSON.stringify(sample.ids[i])}: ${value} is neither 0 nor 1`)
+    }
+    hits += value
+  }
+  const clustered = sample.clusters !== undefined
+  return {
+    ...measured,
+    estimate: clustered ? Estimate.clustered(sample, confidence) : Estimate.rate(hits, sample.values.length, confidence),
+    sample
+  }
 }
