@@ -1,0 +1,185 @@
+/**
+ * Log-probs of texts that follow other texts: what multiple choice and perplexity are made of.
+ *
+ * Texts become tokens as in the LM evaluation harness, so that results can be laid side by side.
+ *
+ * @since 0.1.0
+ */
+import { type ModelError, type Policy, Progress, type Tokenizer } from "@attune/core"
+import { Effect, Result } from "effect"
+
+/**
+ * A text to score and the text before it, which may be empty.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Request {
+  readonly context: string
+  readonly continuation: string
+}
+
+/**
+ * A request as tokens.
+ *
+ * **Details**
+ *
+ * `truncated`: tokens cut from the left of the prompt so that both parts fit the model. `crosses`: the tokenizer merges
+ * across the boundary, so that the context alone has other tokens than the context within the whole text.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Encoded extends Policy.Continuation {
+  readonly prompt: Int32Array
+  readonly completion: Int32Array
+  readonly truncated: number
+  readonly crosses: boolean
+}
+
+/**
+ * What must be known of a model to make tokens for it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Reader = Pick<Policy.PolicyShape, "tokenizer" | "contextLength">
+
+/**
+ * The token that stands before a text without context: beginning of text, or else end of text.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const prefixToken = ({ bosId, eosId }: Tokenizer.Tokenizer): number | undefined => bosId ?? eosId
+
+/**
+ * Encodes texts with the special tokens of the tokenizer, except that a text which already begins with the prefix token
+ * gets none.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const textEncoder = (tokenizer: Tokenizer.Tokenizer): ((text: string) => Int32Array) => {
+  const prefix = prefixToken(tokenizer)
+  const spelled = prefix === undefined ? undefined : tokenizer.token(prefix)
+  return (text) => {
+    const begun = spelled !== undefined && spelled !== "" && text.startsWith(spelled)
+    return begun ? tokenizer.encode(text, { addSpecialTokens: false }) : tokenizer.encode(text)
+  }
+}
+
+/**
+ * Makes the function that turns requests into tokens; it fails with the reason, in words. Requests of the same context in
+ * a row share their prompt's array.
+ *
+ * **Details**
+ *
+ * White space at the end of the context is moved to the continuation. The prompt is `encode(context)`, the completion
+ * what is left of `encode(context + continuation)` after as many tokens. Without a context the prompt is the beginning-of-
+ * text token, or the end-of-text token of models that have no other. Where both parts are longer than the model's
+ * context, tokens are cut from the left of the prompt, special tokens included, of which at least one is left.
+ *
+ * Source: EleutherAI's lm-evaluation-harness 0.4.13, `api/model.py` and `models/huggingface.py`. Deviation: the harness
+ * lets prompt and completion have one token more than the model's context, whose last is never read.
+ *
+ * **Gotchas**
+ *
+ * Where the tokenizer merges across the boundary (`crosses`), the harness's split loses or repeats characters. It is kept,
+ * because numbers are compared with the harness's.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const encoder = ({
+  contextLength,
+  tokenizer
+}: Reader): ((request: Request) => Result.Result<Encoded, string>) => {
+  const prefix = prefixToken(tokenizer)
+  const encode = textEncoder(tokenizer)
+  let last: { readonly text: string; readonly tokens: Int32Array } = { text: "", tokens: new Int32Array() }
+  const encodeContext = (text: string) => {
+    if (text !== last.text) last = { text, tokens: encode(text) }
+    return last.tokens
+  }
+  const alone = prefix === undefined ? undefined : Int32Array.of(prefix)
+
+  return (request) => {
+    const context = request.context.trimEnd()
+    const continuation = request.context.slice(context.length) + request.continuation
+    let prompt = context === "" ? new Int32Array() : encodeContext(context)
+    let completion: Int32Array
+    let crosses = false
+    if (prompt.length > 0) {
+      const whole = encode(context + continuation)
+      completion = whole.subarray(prompt.length)
+      crosses = prompt.some((id, t) => whole[t] !== id)
+    } else {
+      completion = tokenizer.encode(continuation, { addSpecialTokens: false })
+      if (alone !== undefined && completion[0] === prefix) completion = completion.subarray(1)
+      if (alone === undefined) {
+        return Result.fail("there is no context, and the tokenizer has no beginning-of-text token to begin with")
+      }
+      prompt = alone
+    }
+    if (completion.length === 0) return Result.fail("it adds no tokens to its context")
+    const truncated = Math.max(0, prompt.length + completion.length - contextLength)
+    if (truncated >= prompt.length) {
+      return Result.fail(
+        `it has ${completion.length} tokens; the model's context is ${contextLength}, one of which must come before it`
+      )
+    }
+    return Result.succeed({
+      prompt: truncated === 0 ? prompt : prompt.subarray(truncated),
+      completion,
+      truncated,
+      crosses
+    })
+  }
+}
+
+// Tokens scored between two signs of progress. The policy cuts them into batches of its own.
+const tokensPerCall = 2 ** 15
+
+/**
+ * Log-probs `[T]`, in nats, of the tokens of every completion, in the order of the groups. A group is scored in one call
+ * of the policy, so continuations of one prompt belong in one group.
+ *
+ * **Details**
+ *
+ * Groups are taken in the order of their longest sequence, so that batches are padded little, and some ten thousand
+ * tokens at a time: progress is shown under `label`, and an interruption takes effect, in between.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const logprobs: (
+  policy: Pick<Policy.PolicyShape, "logprobs">,
+  groups: ReadonlyArray<ReadonlyArray<Policy.Continuation>>,
+  options: { readonly label: string }
+) => Effect.Effect<ReadonlyArray<ReadonlyArray<Float32Array>>, ModelError.ModelError> = Effect.fn(
+  "Loglikelihood.logprobs"
+)(function* (policy, groups, { label }) {
+  const lengths = groups.map((group) => group.map(({ completion, prompt }) => prompt.length + completion.length))
+  const longest = lengths.map((group) => group.reduce((most, length) => Math.max(most, length), 0))
+  const order = groups.map((_, i) => i).sort((a, b) => longest[b]! - longest[a]!)
+  const results: Array<ReadonlyArray<Float32Array>> = groups.map(() => [])
+  const task = yield* Progress.start({ label, total: groups.length })
+  let done = 0
+  while (done < order.length) {
+    let end = done
+    for (let tokens = 0; end < order.length && tokens < tokensPerCall; end++) {
+      for (const length of lengths[order[end]!]!) tokens += length
+    }
+    const taken = order.slice(done, end)
+    const scored = yield* policy.logprobs(taken.flatMap((i) => groups[i]!))
+    let at = 0
+    for (const i of taken) {
+      results[i] = scored.slice(at, at + groups[i]!.length)
+      at += groups[i]!.length
+    }
+    done = end
+    yield* task.update(done)
+  }
+  return results
+}, Effect.scoped)
