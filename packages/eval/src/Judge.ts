@@ -3,7 +3,8 @@
  *
  * @since 0.1.0
  */
-import { Context, type Effect, Schema } from "effect"
+import { UserFunction } from "@attune/core"
+import { Context, Effect, Layer, Result, Schema } from "effect"
 
 /**
  * A judge could not answer: its answer is outside its schema, a score is not finite, or it is out of reach.
@@ -65,6 +66,36 @@ export interface JudgeShape {
  */
 export class Judge extends Context.Service<Judge, JudgeShape>()("@attune/eval/Judge") {}
 
+const preferences: ReadonlySet<unknown> = new Set<Preference>(["first", "second", "tie"])
+
+/**
+ * Asks the judge and checks its answer: one preference per comparison, each of them `first`, `second` or `tie`. Whoever
+ * uses a judge asks through here.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const ask: (
+  judge: JudgeShape,
+  comparisons: ReadonlyArray<Comparison>
+) => Effect.Effect<ReadonlyArray<Preference>, JudgeError> = Effect.fn("Judge.ask")(function* (judge, comparisons) {
+  const answers = yield* judge.compare(comparisons)
+  const fail = (reason: string, comparison: Comparison | undefined) =>
+    Effect.fail(
+      new JudgeError({ judge: judge.name, reason, ...(comparison === undefined ? {} : { item: comparison.id }) })
+    )
+  if (answers.length !== comparisons.length) {
+    const reason = `gave ${answers.length} preferences for ${comparisons.length} comparisons; it owes one for each`
+    return yield* fail(reason, comparisons[answers.length])
+  }
+  const bad = answers.findIndex((answer) => !preferences.has(answer))
+  if (bad >= 0) {
+    const reason = `answered ${JSON.stringify(answers[bad])}, not "first", "second" or "tie"`
+    return yield* fail(reason, comparisons[bad])
+  }
+  return answers
+})
+
 /**
  * A yes-or-no question about an answer: does it follow the instruction, is it harmful, is the point incorporated.
  *
@@ -98,3 +129,258 @@ export interface GraderShape {
  * @since 0.1.0
  */
 export class Grader extends Context.Service<Grader, GraderShape>()("@attune/eval/Grader") {}
+
+// What a judge answered may come from a user's function or from a network: its type is a hope until it is checked.
+const checkedAll = <I extends { readonly id: string }, A>(
+  judge: string,
+  items: ReadonlyArray<I>,
+  answers: ArrayLike<unknown>,
+  check: (judge: string, item: string, answer: unknown) => Result.Result<A, JudgeError>
+): Result.Result<ReadonlyArray<A>, JudgeError> =>
+  answers.length === items.length
+    ? Result.all(items.map(({ id }, i) => check(judge, id, answers[i])))
+    : Result.fail(new JudgeError({ judge, reason: `gave ${answers.length} answers to ${items.length} questions` }))
+
+const shown = (answer: unknown): string => {
+  const text = typeof answer === "string" ? JSON.stringify(answer) : String(answer)
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text
+}
+
+/**
+ * The answer to a comparison, if it is one.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const checkedPreference = (
+  judge: string,
+  item: string,
+  answer: unknown
+): Result.Result<Preference, JudgeError> =>
+  answer === "first" || answer === "second" || answer === "tie"
+    ? Result.succeed(answer)
+    : Result.fail(
+        new JudgeError({ judge, item, reason: `answered ${shown(answer)}; expected "first", "second" or "tie"` })
+      )
+
+/**
+ * The answers to comparisons, if there is one for each and all are preferences.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const checkedPreferences = (
+  judge: string,
+  comparisons: ReadonlyArray<{ readonly id: string }>,
+  answers: ArrayLike<unknown>
+): Result.Result<ReadonlyArray<Preference>, JudgeError> => checkedAll(judge, comparisons, answers, checkedPreference)
+
+/**
+ * The probability of Yes, if it is one: a number in `[0, 1]`, where `true` is 1 and `false` is 0.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const checkedProbability = (judge: string, item: string, answer: unknown): Result.Result<number, JudgeError> => {
+  if (typeof answer === "boolean") return Result.succeed(answer ? 1 : 0)
+  return typeof answer === "number" && answer >= 0 && answer <= 1
+    ? Result.succeed(answer)
+    : Result.fail(
+        new JudgeError({ judge, item, reason: `answered ${shown(answer)}; expected a probability between 0 and 1` })
+      )
+}
+
+/**
+ * The probabilities of Yes, if there is one for each question and all lie in `[0, 1]`.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const checkedProbabilities = (
+  judge: string,
+  questions: ReadonlyArray<{ readonly id: string }>,
+  answers: ArrayLike<unknown>
+): Result.Result<ReadonlyArray<number>, JudgeError> => checkedAll(judge, questions, answers, checkedProbability)
+
+const checkedScore = (judge: string, item: string, answer: unknown): Result.Result<number, JudgeError> =>
+  typeof answer === "number" && Number.isFinite(answer)
+    ? Result.succeed(answer)
+    : Result.fail(new JudgeError({ judge, item, reason: `scored ${shown(answer)}; a score must be a finite number` }))
+
+/**
+ * Preferences by scores, of which there are two per comparison: the higher one wins, and where they differ by no more
+ * than `margin` it is a tie. Fails where a score is missing or not finite.
+ *
+ * **Details**
+ *
+ * Shapes: `scores` `[2 B]`, first and second answer of each comparison in turn. Margin 0 leaves equal scores as ties.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const byScore = (
+  judge: string,
+  comparisons: ReadonlyArray<{ readonly id: string }>,
+  scores: ArrayLike<unknown>,
+  margin = 0
+): Result.Result<ReadonlyArray<Preference>, JudgeError> =>
+  Result.map(
+    checkedAll(
+      judge,
+      comparisons.flatMap((comparison) => [comparison, comparison]),
+      scores,
+      checkedScore
+    ),
+    (checked) =>
+      comparisons.map((_, i) => {
+        const difference = checked[2 * i]! - checked[2 * i + 1]!
+        return Math.abs(difference) <= margin ? "tie" : difference > 0 ? "first" : "second"
+      })
+  )
+
+/**
+ * The margin of a judge by scores, if it can be one. Throws otherwise.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const checkedMargin = (margin = 0): number => {
+  if (Number.isFinite(margin) && margin >= 0) return margin
+  throw new RangeError(`a margin is a finite number of at least 0, got ${margin}`)
+}
+
+const failed =
+  (judge: string, item: string) =>
+  (cause: unknown): JudgeError =>
+    new JudgeError({ judge, item, reason: cause instanceof Error ? cause.message : String(cause), cause })
+
+/**
+ * How many items a function judges at a time, 1 unless given: raise it for one that waits for a network.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface FunctionOptions {
+  readonly concurrency?: number
+}
+
+/**
+ * Makes a judge of a function of one comparison, which may return a preference, a promise or an effect.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromFunction = (
+  name: string,
+  compare: (comparison: Comparison) => UserFunction.Returned<Preference>,
+  options?: FunctionOptions
+): JudgeShape => ({
+  name,
+  compare: Effect.fn("Judge.compare")(function* (comparisons) {
+    const answers = yield* Effect.forEach(
+      comparisons,
+      (comparison) => UserFunction.call(() => compare(comparison)).pipe(Effect.mapError(failed(name, comparison.id))),
+      { concurrency: options?.concurrency ?? 1 }
+    )
+    return yield* Effect.fromResult(checkedPreferences(name, comparisons, answers))
+  })
+})
+
+/**
+ * An answer to score.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Answer {
+  /** Id of the comparison that it stands in. */
+  readonly id: string
+  readonly prompt: string
+  readonly completion: string
+}
+
+/**
+ * Makes a judge of a function that scores one answer: the higher score wins, and scores that differ by no more than
+ * `margin`, 0 unless given, are a tie. Throws where the margin is negative or not finite.
+ *
+ * **Example** (Preferring short answers)
+ *
+ * ```ts
+ * import { Judge } from "@attune/eval"
+ *
+ * const brevity = Judge.fromScore("brevity", ({ completion }) => -completion.length)
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const fromScore = (
+  name: string,
+  score: (answer: Answer) => UserFunction.Returned<number>,
+  options?: FunctionOptions & { readonly margin?: number }
+): JudgeShape => {
+  const margin = checkedMargin(options?.margin)
+  return {
+    name,
+    compare: Effect.fn("Judge.compare")(function* (comparisons) {
+      const scores = yield* Effect.forEach(
+        comparisons.flatMap(({ first, id, prompt, second }) => [
+          { id, prompt, completion: first },
+          { id, prompt, completion: second }
+        ]),
+        (answer) => UserFunction.call(() => score(answer)).pipe(Effect.mapError(failed(name, answer.id))),
+        { concurrency: options?.concurrency ?? 1 }
+      )
+      return yield* Effect.fromResult(byScore(name, comparisons, scores, margin))
+    })
+  }
+}
+
+/**
+ * Makes a grader of a function of one question, which may return a probability or a boolean, a promise or an effect.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const graderFromFunction = (
+  name: string,
+  grade: (question: Question) => UserFunction.Returned<number | boolean>,
+  options?: FunctionOptions
+): GraderShape => ({
+  name,
+  grade: Effect.fn("Grader.grade")(function* (questions) {
+    const answers = yield* Effect.forEach(
+      questions,
+      (question) => UserFunction.call(() => grade(question)).pipe(Effect.mapError(failed(name, question.id))),
+      { concurrency: options?.concurrency ?? 1 }
+    )
+    return yield* Effect.fromResult(checkedProbabilities(name, questions, answers))
+  })
+})
+
+/**
+ * Layer with a judge made of a function of one comparison.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerFunction = (...args: Parameters<typeof fromFunction>): Layer.Layer<Judge> =>
+  Layer.succeed(Judge, fromFunction(...args))
+
+/**
+ * Layer with a judge made of a function that scores one answer.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerScore = (...args: Parameters<typeof fromScore>): Layer.Layer<Judge> =>
+  Layer.succeed(Judge, fromScore(...args))
+
+/**
+ * Layer with a grader made of a function of one question.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerGraderFunction = (...args: Parameters<typeof graderFromFunction>): Layer.Layer<Grader> =>
+  Layer.succeed(Grader, graderFromFunction(...args))
