@@ -66,36 +66,6 @@ export interface JudgeShape {
  */
 export class Judge extends Context.Service<Judge, JudgeShape>()("@attune/eval/Judge") {}
 
-const preferences: ReadonlySet<unknown> = new Set<Preference>(["first", "second", "tie"])
-
-/**
- * Asks the judge and checks its answer: one preference per comparison, each of them `first`, `second` or `tie`. Whoever
- * uses a judge asks through here.
- *
- * @category running
- * @since 0.1.0
- */
-export const ask: (
-  judge: JudgeShape,
-  comparisons: ReadonlyArray<Comparison>
-) => Effect.Effect<ReadonlyArray<Preference>, JudgeError> = Effect.fn("Judge.ask")(function* (judge, comparisons) {
-  const answers = yield* judge.compare(comparisons)
-  const fail = (reason: string, comparison: Comparison | undefined) =>
-    Effect.fail(
-      new JudgeError({ judge: judge.name, reason, ...(comparison === undefined ? {} : { item: comparison.id }) })
-    )
-  if (answers.length !== comparisons.length) {
-    const reason = `gave ${answers.length} preferences for ${comparisons.length} comparisons; it owes one for each`
-    return yield* fail(reason, comparisons[answers.length])
-  }
-  const bad = answers.findIndex((answer) => !preferences.has(answer))
-  if (bad >= 0) {
-    const reason = `answered ${JSON.stringify(answers[bad])}, not "first", "second" or "tie"`
-    return yield* fail(reason, comparisons[bad])
-  }
-  return answers
-})
-
 /**
  * A yes-or-no question about an answer: does it follow the instruction, is it harmful, is the point incorporated.
  *
@@ -139,7 +109,14 @@ const checkedAll = <I extends { readonly id: string }, A>(
 ): Result.Result<ReadonlyArray<A>, JudgeError> =>
   answers.length === items.length
     ? Result.all(items.map(({ id }, i) => check(judge, id, answers[i])))
-    : Result.fail(new JudgeError({ judge, reason: `gave ${answers.length} answers to ${items.length} questions` }))
+    : Result.fail(
+        new JudgeError({
+          judge,
+          reason: `gave ${answers.length} answers to ${items.length} questions`,
+          // The first that has none.
+          ...(answers.length < items.length ? { item: items[answers.length]!.id } : {})
+        })
+      )
 
 const shown = (answer: unknown): string => {
   const text = typeof answer === "string" ? JSON.stringify(answer) : String(answer)
@@ -174,6 +151,20 @@ export const checkedPreferences = (
   comparisons: ReadonlyArray<{ readonly id: string }>,
   answers: ArrayLike<unknown>
 ): Result.Result<ReadonlyArray<Preference>, JudgeError> => checkedAll(judge, comparisons, answers, checkedPreference)
+
+/**
+ * Asks a judge and checks what it answers: whoever uses a judge that another made asks through here.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const ask: (
+  judge: JudgeShape,
+  comparisons: ReadonlyArray<Comparison>
+) => Effect.Effect<ReadonlyArray<Preference>, JudgeError> = Effect.fn("Judge.ask")(function* (judge, comparisons) {
+  const answers = yield* judge.compare(comparisons)
+  return yield* Effect.fromResult(checkedPreferences(judge.name, comparisons, answers))
+})
 
 /**
  * The probability of Yes, if it is one: a number in `[0, 1]`, where `true` is 1 and `false` is 0.
