@@ -42,6 +42,14 @@ export type Estimate = typeof Estimate.Type
  */
 export const normalQuantile = (p: number): number => jstat.normal.inv(p, 0, 1)
 
+/**
+ * Distribution function of the standard normal distribution.
+ *
+ * @category math
+ * @since 0.1.0
+ */
+export const normalProbability = (z: number): number => jstat.normal.cdf(z, 0, 1)
+
 const average = (values: ArrayLike<number>): number => {
   let sum = 0
   for (let i = 0; i < values.length; i++) sum += values[i]!
