@@ -2,7 +2,7 @@
  * Checks who may import whom. Run as `pnpm boundaries`; prints one line per violation and exits 1 if there is any.
  *
  * The rules are those of `docs/architecture.md`: programs use methods and evaluation, which use the core; inside the core
- * `ort` is above `hub` and `nn`, which are above `onnx`, which knows only the tensor type.
+ * `ort` is above `hub` and `nn`, which are above `onnx`, which knows only the tensor type; `remote` knows only the root.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { dirname, join, posix, relative, sep } from "node:path"
@@ -25,6 +25,7 @@ export interface Import {
 export type Tree = ReadonlyMap<string, string>
 
 const methods = new Set(["rlhf", "ilf", "hir"])
+const layers = new Set(["ort", "hub", "nn", "onnx", "remote"])
 const roots = ["packages", "apps", "tools", "benchmarks"]
 const skipped = new Set(["node_modules", "dist", "generated", "fixtures", ".doc-examples"])
 const vagueNames = new Set(["utils", "util", "helpers", "helper", "manager", "managers", "types"])
@@ -110,7 +111,7 @@ interface Place {
   readonly base: string
   /** Path below `src`, or `null` outside `src`. */
   readonly source: string | null
-  /** Layer of the core: `ort`, `hub`, `nn`, `onnx`, or `root`. */
+  /** Layer of the core: `ort`, `hub`, `nn`, `onnx`, `remote`, or `root`. */
   readonly layer: string
 }
 
@@ -130,7 +131,7 @@ const placeOf = (file: string): Place => {
             ? "method"
             : "eval"
   const folder = source?.includes("/") ? source.split("/")[0]! : "root"
-  return { owner, role, base, source, layer: ["ort", "hub", "nn", "onnx"].includes(folder) ? folder : "root" }
+  return { owner, role, base, source, layer: layers.has(folder) ? folder : "root" }
 }
 
 /** File that a specifier names, `null` for a foreign package. */
@@ -150,6 +151,7 @@ const below: Readonly<Record<string, ReadonlyArray<string>>> = {
   ort: ["ort", "hub", "nn", "onnx", "root"],
   root: ["root", "hub", "nn", "onnx"],
   hub: ["hub", "nn", "onnx", "root"],
+  remote: ["remote", "root"],
   nn: ["nn", "onnx"],
   onnx: ["onnx"]
 }

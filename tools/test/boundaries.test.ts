@@ -126,6 +126,18 @@ describe("check", () => {
       ":1 imports Loss.ts; core/src/nn"
     ],
     [
+      "remote importing hub",
+      "packages/core/src/remote/ChatEndpoint.ts",
+      'import "../AtomicFile.ts"\nimport "../hub/Download.ts"\n',
+      ":2 imports hub/Download.ts; core/src/remote is below hub"
+    ],
+    [
+      "the core's root importing remote",
+      "packages/core/src/Policy.ts",
+      'import "./remote/ChatEndpoint.ts"\n',
+      ":1 imports remote/ChatEndpoint.ts; core/src/root is below remote"
+    ],
+    [
       "hub importing ort",
       "packages/core/src/hub/Config.ts",
       'import "../ort/Device.ts"\n',

@@ -19,7 +19,7 @@ const nativeLibraries = (specifier: string): ReadonlyArray<string> => {
 }
 
 describe("native code", () => {
-  it.each(["@attune/core", "@attune/core/onnx", "@attune/core/nn", "@attune/core/hub"])(
+  it.each(["@attune/core", "@attune/core/onnx", "@attune/core/nn", "@attune/core/hub", "@attune/core/remote"])(
     "is not loaded by importing %s",
     (entry) => {
       assert.deepStrictEqual(nativeLibraries(entry), [])

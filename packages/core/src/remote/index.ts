@@ -1,0 +1,9 @@
+/**
+ * Models behind HTTP endpoints. Loads no native code.
+ *
+ * @since 0.1.0
+ */
+export * as Budget from "./Budget.ts"
+export * as ResponseCache from "./ResponseCache.ts"
+export * as ChatReply from "./ChatReply.ts"
+export * as ChatEndpoint from "./ChatEndpoint.ts"
