@@ -1,0 +1,210 @@
+/**
+ * The data of a block as a table of words: what Markdown shows, and what stands behind a plot in HTML.
+ *
+ * @since 0.1.0
+ */
+import type { Estimate } from "./Estimate.ts"
+import * as Report from "./Report.ts"
+import * as VisibleText from "./VisibleText.ts"
+
+/**
+ * Blocks whose data is a table.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Tabular = Exclude<Report.Block, { readonly _tag: "Samples" | "Warnings" | "Text" }>
+
+/**
+ * A table in words. `numeric` columns are set to the right; `notes` stand below.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface BlockTable {
+  readonly columns: ReadonlyArray<{ readonly name: string; readonly numeric: boolean }>
+  readonly rows: ReadonlyArray<ReadonlyArray<string>>
+  readonly notes: ReadonlyArray<string>
+}
+
+/** Rows that a table shows at most; a run of a million steps is a picture and a file, not a table. */
+const most = 200
+
+/** Every k-th point and the last, so that at most `limit` are left. */
+const thinned = <A>(points: ReadonlyArray<A>, limit: number): ReadonlyArray<A> => {
+  const stride = Math.ceil(points.length / Math.max(1, limit - 1))
+  return stride <= 1 ? points : points.filter((_, i) => i % stride === 0 || i === points.length - 1)
+}
+
+const column = (name: string, numeric = false) => ({ name: VisibleText.line(name), numeric })
+
+/** A measured number of a log, with six significant digits. */
+const plain = (value: number): string => String(Number(value.toPrecision(6))).replaceAll("-", "−")
+
+const methods = (estimates: ReadonlyArray<Estimate>): ReadonlyArray<string> => {
+  const named = new Set(estimates.filter(({ low }) => low !== null).map(({ method }) => VisibleText.line(method)))
+  return named.size === 0 ? [] : [`Intervals: ${[...named].join("; ")}.`]
+}
+
+/** Columns "what", "95 % interval", "n" of estimates, with the same digits in all rows. */
+const estimated = (name: string, estimates: ReadonlyArray<Estimate>) => {
+  const digits = Report.digitsFor(estimates)
+  const confidences = new Set(estimates.filter(({ low }) => low !== null).map(({ confidence }) => confidence))
+  const [only] = confidences
+  const shared = confidences.size === 1
+  return {
+    columns: [
+      column(name, true),
+      column(shared ? `${Report.percent(only!)} interval` : "Interval", true),
+      column("n", true)
+    ],
+    cells: (estimate: Estimate): ReadonlyArray<string> => {
+      const { hasInterval, interval, n, value } = Report.words(estimate, digits)
+      return [value, hasInterval && !shared ? `${interval} (${Report.percent(estimate.confidence)})` : interval, n]
+    }
+  }
+}
+
+const isEstimate = (cell: Report.Cell): cell is Estimate => typeof cell === "object" && "value" in cell
+
+const table = ({ columns, rows }: Extract<Tabular, { _tag: "Table" }>): BlockTable => {
+  const digits = columns.map((_, c) => Report.digitsFor(rows.map((row) => row[c]!).filter(isEstimate)))
+  return {
+    columns: columns.map((name, c) =>
+      column(name, rows.length > 0 && rows.every((row) => typeof row[c] === "object" && !isEstimate(row[c]!)))
+    ),
+    rows: rows.map((row) =>
+      row.map((cell, c) =>
+        typeof cell === "string"
+          ? VisibleText.line(cell)
+          : isEstimate(cell)
+            ? Report.sentence(cell, digits[c])
+            : Report.count(cell.count)
+      )
+    ),
+    notes: methods(rows.flat().filter(isEstimate))
+  }
+}
+
+const learningCurves = ({ band, series, xLabel, yLabel }: Extract<Tabular, { _tag: "LearningCurves" }>): BlockTable => {
+  const hasBand = series.some(({ points }) => points.some(({ low }) => low !== undefined))
+  const limit = Math.max(2, Math.floor(most / Math.max(1, series.length)))
+  const isThinned = series.some(({ points }) => points.length > limit)
+  return {
+    columns: [column("Series"), column(xLabel, true), column(yLabel, true), ...(hasBand ? [column("Band", true)] : [])],
+    rows: series.flatMap(({ name, points }) =>
+      (isThinned ? thinned(points, limit) : points).map(({ high, low, x, y }) => [
+        VisibleText.line(name),
+        plain(x),
+        plain(y),
+        ...(hasBand ? [low === undefined || high === undefined ? "none" : `${plain(low)} to ${plain(high)}`] : [])
+      ])
+    ),
+    notes: [
+      ...(band === undefined ? [] : [`Band: ${VisibleText.line(band)}.`]),
+      ...(isThinned ? ["Points at equal distances; report.json holds all of them."] : [])
+    ]
+  }
+}
+
+const distribution = ({ bins, series, xLabel }: Extract<Tabular, { _tag: "Distribution" }>): BlockTable => ({
+  columns: [column(xLabel), ...series.map(({ name }) => column(name, true))],
+  rows:
+    series.length === 0
+      ? []
+      : [
+          ...bins.map(({ from, to }, i) => [
+            `${plain(from)} to ${plain(to)}`,
+            ...series.map(({ counts }) => Report.count(counts[i]!))
+          ]),
+          ...(bins.length === 0
+            ? []
+            : [["all", ...series.map(({ counts }) => Report.count(counts.reduce((sum, c) => sum + c, 0)))]])
+        ],
+  notes: ["Counts per bin; a bin holds its lower border, the last one both."]
+})
+
+const forest = ({ favours, reference, rows, xLabel }: Extract<Tabular, { _tag: "Forest" }>): BlockTable => {
+  const { cells, columns } = estimated(
+    xLabel,
+    rows.map(({ estimate }) => estimate)
+  )
+  const sides =
+    favours === undefined
+      ? ""
+      : ` Below it: ${VisibleText.line(favours.below)}. Above it: ${VisibleText.line(favours.above)}.`
+  return {
+    columns: [column("Comparison"), ...columns],
+    rows: rows.map(({ estimate, label }) => [VisibleText.line(label), ...cells(estimate)]),
+    notes: [`Reference: ${plain(reference)}.${sides}`, ...methods(rows.map(({ estimate }) => estimate))]
+  }
+}
+
+const calibration = ({ series }: Extract<Tabular, { _tag: "Calibration" }>): BlockTable => {
+  const all = series.flatMap(({ bins }) => bins.map(({ observed }) => observed))
+  const { cells, columns } = estimated("Observed", all)
+  return {
+    columns: [column("System"), column("Predicted", true), ...columns],
+    rows: series.flatMap(({ bins, name }) =>
+      bins.map(({ observed, predicted }) => [VisibleText.line(name), predicted.toFixed(3), ...cells(observed)])
+    ),
+    notes: methods(all)
+  }
+}
+
+const curve = ({ series, xLabel, yLabel }: Extract<Tabular, { _tag: "Curve" }>): BlockTable => {
+  const points = series.flatMap(({ points }) => points)
+  const xs = points.flatMap(({ x }) => (typeof x === "number" ? [] : [x]))
+  const ys = points.map(({ y }) => y)
+  const ofX = estimated(xLabel, xs)
+  const ofY = estimated(yLabel, ys)
+  const hasLabels = points.some(({ label }) => label !== undefined)
+  return {
+    columns: [
+      column("Series"),
+      ...(hasLabels ? [column("Point")] : []),
+      ...(xs.length > 0 ? ofX.columns : [column(xLabel, true)]),
+      ...ofY.columns
+    ],
+    rows: series.flatMap(({ name, points }) =>
+      points.map(({ label, x, y }) => [
+        VisibleText.line(name),
+        ...(hasLabels ? [VisibleText.line(label ?? "")] : []),
+        ...(typeof x === "number" ? (xs.length > 0 ? [plain(x), "exact", ""] : [plain(x)]) : ofX.cells(x)),
+        ...ofY.cells(y)
+      ])
+    ),
+    notes: methods([...xs, ...ys])
+  }
+}
+
+/**
+ * The data of the block in words.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const make = (block: Tabular): BlockTable => {
+  switch (block._tag) {
+    case "Scores": {
+      const { columns, rows } = Report.scoreTable(block.scores)
+      return {
+        columns: columns.map((name) => column(name, ["Value", "n"].includes(name) || name.endsWith("nterval"))),
+        rows,
+        notes: rows.length === 0 ? [] : ["↑ higher is better, ↓ lower is better."]
+      }
+    }
+    case "Table":
+      return table(block)
+    case "LearningCurves":
+      return learningCurves(block)
+    case "Distribution":
+      return distribution(block)
+    case "Forest":
+      return forest(block)
+    case "Calibration":
+      return calibration(block)
+    case "Curve":
+      return curve(block)
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * Text of unknown origin made harmless to look at: what a model wrote may hold characters that hide, reorder or erase
+ * what stands beside them.
+ *
+ * @since 0.1.0
+ */
+
+// Controls but tab and line feed, soft hyphen, Arabic letter mark, zero-width space, word joiner and its relatives, marks
+// and overrides of writing direction, line and paragraph separators, byte order mark, tags, lone surrogates. Joiners
+// (U+200C, U+200D) stay: scripts and emoji need them.
+const hidden =
+  /[\p{Cc}\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\p{Cs}\u{e0000}-\u{e007f}]/gu
+
+/**
+ * The text with every character that is invisible or changes the direction of writing spelled out, `⟨U+202E⟩`. Tabs and
+ * line feeds stay; `\r\n` becomes `\n`.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const show = (text: string): string =>
+  text
+    .replace(/\r\n/g, "\n")
+    .replace(hidden, (character) =>
+      character === "\n" || character === "\t"
+        ? character
+        : `⟨U+${character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}⟩`
+    )
+
+/**
+ * {@link show} on one line: runs of white space become one space.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const line = (text: string): string => show(text).replace(/\s+/g, " ").trim()
+
+const wide = /[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6]/u
+const wideOutside = /[\p{Emoji_Presentation}\u{20000}-\u{3fffd}]/u
+const zero = /[\p{Mn}\p{Me}\u200c\u200d]/u
+
+const columnsOf = (character: string): number =>
+  zero.test(character) ? 0 : wide.test(character) || wideOutside.test(character) ? 2 : 1
+
+/**
+ * Columns that the text takes in a terminal: two for wide characters (Chinese, Japanese, Korean, emoji), none for
+ * combining marks, one for others.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const width = (text: string): number => Array.from(text).reduce((sum, c) => sum + columnsOf(c), 0)
+
+/**
+ * The start of the text that fits into so many columns, with `…` as the last of them where something was cut.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const elide = (text: string, columns: number): string => {
+  if (width(text) <= columns) return text
+  let kept = ""
+  let used = 1
+  for (const character of text) {
+    used += columnsOf(character)
+    if (used > columns) break
+    kept += character
+  }
+  return `${kept.trimEnd()}…`
+}
