@@ -200,7 +200,8 @@ const checkedScore = (judge: string, item: string, answer: unknown): Result.Resu
 
 /**
  * Preferences by scores, of which there are two per comparison: the higher one wins, and where they differ by no more
- * than `margin` it is a tie. Fails where a score is missing or not finite.
+ * than `margin` it is a tie; so are two equal texts, whatever rounding made of their scores. Fails where a score is
+ * missing or not finite.
  *
  * **Details**
  *
@@ -211,7 +212,7 @@ const checkedScore = (judge: string, item: string, answer: unknown): Result.Resu
  */
 export const byScore = (
   judge: string,
-  comparisons: ReadonlyArray<{ readonly id: string }>,
+  comparisons: ReadonlyArray<Comparison>,
   scores: ArrayLike<unknown>,
   margin = 0
 ): Result.Result<ReadonlyArray<Preference>, JudgeError> =>
@@ -223,9 +224,9 @@ export const byScore = (
       checkedScore
     ),
     (checked) =>
-      comparisons.map((_, i) => {
+      comparisons.map(({ first, second }, i) => {
         const difference = checked[2 * i]! - checked[2 * i + 1]!
-        return Math.abs(difference) <= margin ? "tie" : difference > 0 ? "first" : "second"
+        return first === second || Math.abs(difference) <= margin ? "tie" : difference > 0 ? "first" : "second"
       })
   )
 
