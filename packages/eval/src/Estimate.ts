@@ -50,6 +50,14 @@ export const normalQuantile = (p: number): number => jstat.normal.inv(p, 0, 1)
  */
 export const normalProbability = (z: number): number => jstat.normal.cdf(z, 0, 1)
 
+/**
+ * Quantile of Student's t distribution.
+ *
+ * @category math
+ * @since 0.1.0
+ */
+export const studentQuantile = (p: number, degreesOfFreedom: number): number => jstat.studentt.inv(p, degreesOfFreedom)
+
 const average = (values: ArrayLike<number>): number => {
   let sum = 0
   for (let i = 0; i < values.length; i++) sum += values[i]!
@@ -74,7 +82,7 @@ export const mean = (sample: Sample, confidence = 0.95): Estimate => {
   const value = average(sample.values)
   if (n < 2) return { value, low: null, high: null, se: null, n, confidence, method: "one value, no interval" }
   const se = Math.sqrt(variance(sample.values, value) / n)
-  const half = jstat.studentt.inv((1 + confidence) / 2, n - 1) * se
+  const half = studentQuantile((1 + confidence) / 2, n - 1) * se
   return { value, low: value - half, high: value + half, se, n, confidence, method: "mean, Student t" }
 }
 
@@ -104,7 +112,7 @@ export const clustered = (sample: Sample, confidence = 0.95): Estimate => {
   let squares = 0
   for (const sum of sums.values()) squares += sum * sum
   const se = Math.sqrt((clusters / (clusters - 1)) * squares) / n
-  const half = jstat.studentt.inv((1 + confidence) / 2, clusters - 1) * se
+  const half = studentQuantile((1 + confidence) / 2, clusters - 1) * se
   return { value, low: value - half, high: value + half, se, n, clusters, confidence, method: "mean, clustered t" }
 }
 
