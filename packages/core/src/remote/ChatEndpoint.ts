@@ -271,11 +271,12 @@ const completionsUrl = (baseUrl: string): string => {
 }
 
 /**
- * The most tokens that messages can be: one per byte, which no byte-level vocabulary exceeds, and what chat templates put
- * around them.
+ * The most tokens that a prompt can be: one per byte, which no byte-level vocabulary exceeds, and what chat templates put
+ * around messages. A schema may become part of the prompt as well.
  */
-const promptBound = (messages: ReadonlyArray<Message>): number =>
-  messages.reduce((sum, { content }) => sum + Buffer.byteLength(content) + 16, 64)
+const promptBound = (messages: ReadonlyArray<Message>, format: Readonly<Record<string, unknown>>): number =>
+  messages.reduce((sum, { content }) => sum + Buffer.byteLength(content) + 16, 64) +
+  (Object.keys(format).length === 0 ? 0 : Buffer.byteLength(JSON.stringify(format)))
 
 /** The bytes of a body as text; one that never ends is cut off. */
 const readText = (response: HttpClientResponse.HttpClientResponse) =>
@@ -296,15 +297,24 @@ const readText = (response: HttpClientResponse.HttpClientResponse) =>
 const parseJson = (text: string): Result.Result<unknown, unknown> =>
   Result.try({ try: (): unknown => JSON.parse(text), catch: (cause) => cause })
 
+// Codes of connections that never came to be, so that nothing was sent.
+const unconnected = /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT_TIMEOUT)$/
+
 // What fetch says is "fetch failed"; why is in the cause, sometimes further down.
-const whyOf = (error: HttpClientError.HttpClientError): string => {
-  const seen: Array<string> = []
-  for (let cause: unknown = error.reason.cause; cause instanceof Error && seen.length < 4; cause = cause.cause) {
-    const code = "code" in cause && typeof cause.code === "string" ? ` (${cause.code})` : ""
-    const said = `${cause.message}${code}`.trim()
-    if (said !== "") seen.push(said)
+const networkFault = (error: HttpClientError.HttpClientError): Fault => {
+  const said: Array<string> = []
+  let wasSent = true
+  for (let cause: unknown = error.reason.cause; cause instanceof Error && said.length < 4; cause = cause.cause) {
+    const code = "code" in cause && typeof cause.code === "string" ? cause.code : ""
+    if (unconnected.test(code)) wasSent = false
+    said.push(code === "" ? cause.message : `${cause.message} (${code})`.trim())
   }
-  return seen.length === 0 ? error.reason._tag : seen.join(": ")
+  return {
+    reason: "Network",
+    detail: `the connection failed: ${said.join(": ") || error.reason._tag}; check that the server runs and can be reached`,
+    allowed: "all",
+    used: wasSent ? undefined : none
+  }
 }
 
 const refusalFault = (status: number, json: unknown, wait: number | undefined): Fault => {
@@ -443,13 +453,7 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
         return { status: response.status, wait: ChatReply.retryAfter(response.headers["retry-after"], now), text }
       },
       Effect.scoped,
-      Effect.mapError(
-        (error): Fault => ({
-          reason: "Network",
-          detail: `the connection failed: ${whyOf(error)}; check that the server runs and can be reached`,
-          allowed: "all"
-        })
-      ),
+      Effect.mapError(networkFault),
       Effect.timeoutOrElse({
         duration: timeout,
         orElse: () =>
@@ -476,6 +480,11 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
         }
         const answer = ChatReply.decode(json.success)
         if (Result.isSuccess(answer)) return Effect.succeed(answer.success)
+        // Some gateways put an error status into a body of status 200.
+        const inside = Number(ChatReply.refusal(json.success)?.code)
+        if (inside >= 400 && inside <= 599) {
+          return Effect.fail<Fault>({ ...refusalFault(inside, json.success, wait), excerpt: text })
+        }
         const what = `the body is not a chat completion (${excerptOf(answer.failure)})`
         return unusable(`${what}; check that the server is OpenAI-compatible`, "one", ChatReply.usageOf(json.success))
       })
@@ -522,10 +531,9 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
             attempts
           })
         }
-        if (wait === undefined) {
-          const full = Math.min(longestPause, pause * 2 ** (attempts - 1))
-          yield* Effect.sleep(full * (0.5 + 0.5 * (yield* Random.next)))
-        } else notBefore = Math.max(notBefore, (yield* Clock.currentTimeMillis) + wait)
+        if (wait !== undefined) notBefore = Math.max(notBefore, (yield* Clock.currentTimeMillis) + wait)
+        const full = Math.min(longestPause, pause * 2 ** (attempts - 1))
+        yield* Effect.sleep(full * (0.5 + 0.5 * (yield* Random.next)))
         yield* Effect.logDebug(`${model} at ${host}: ${clean(detail)}`).pipe(Effect.annotateLogs({ attempts, reason }))
       }
     })
@@ -556,7 +564,7 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
       const id = createHash("sha256")
         .update(JSON.stringify([url, body, draw]))
         .digest("hex")
-      const most = { prompt: promptBound(messages) + JSON.stringify(format).length, completion: maxTokens ?? 0 }
+      const most = { prompt: promptBound(messages, format), completion: maxTokens ?? 0 }
       const found = yield* cache
         .once(id, converse(body, most))
         .pipe(Effect.catchTag("ResponseCacheError", (error) => Effect.fail(failure("Cache", error.message))))
