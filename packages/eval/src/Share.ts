@@ -1,0 +1,46 @@
+/**
+ * Estimates of means of values between 0 and 1, which do not leave that range.
+ *
+ * @since 0.1.0
+ */
+import * as Estimate from "./Estimate.ts"
+import type { Sample } from "./Sample.ts"
+
+/**
+ * Mean of values in `[0, 1]` with its Student t interval, clustered where the sample is, cut to `[0, 1]`. Where all values
+ * (or the means of all clusters) are alike, t would put the interval at one point: instead all 0 and all 1 have Wilson's
+ * interval, with clusters counted as single values, and anything else has none.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const mean = (sample: Sample, confidence = 0.95): Estimate.Estimate => {
+  const estimate = Estimate.clustered(sample, confidence)
+  const { clusters, high, low, n, se, value } = estimate
+  if (low === null || high === null) return estimate
+  if (se === 0 && (value === 0 || value === 1)) {
+    const independent = clusters ?? n
+    const wilson = Estimate.rate(value * independent, independent, confidence)
+    return { ...estimate, low: wilson.low, high: wilson.high, method: "all alike, Wilson" }
+  }
+  if (se === 0) return { ...estimate, low: null, high: null, se: null, method: "all alike, no interval" }
+  return low < 0 || high > 1
+    ? { ...estimate, low: Math.max(0, low), high: Math.min(1, high), method: `${estimate.method}, cut to [0, 1]` }
+    : estimate
+}
+
+/**
+ * Share of values that are 1 among values that are 0 or 1, with Wilson's interval; {@link mean} where the sample has
+ * clusters, since Wilson's takes values as independent.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const rate = (sample: Sample, confidence = 0.95): Estimate.Estimate =>
+  sample.clusters === undefined
+    ? Estimate.rate(
+        sample.values.reduce((sum, value) => sum + value, 0),
+        sample.values.length,
+        confidence
+      )
+    : mean(sample, confidence)
