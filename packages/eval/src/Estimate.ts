@@ -58,6 +58,12 @@ export const normalProbability = (z: number): number => jstat.normal.cdf(z, 0, 1
  */
 export const studentQuantile = (p: number, degreesOfFreedom: number): number => jstat.studentt.inv(p, degreesOfFreedom)
 
+/** Where the upper tail outside an interval begins. */
+const upper = (confidence: number): number => {
+  if (!(confidence > 0 && confidence < 1)) throw new RangeError(`confidence lies between 0 and 1, got ${confidence}`)
+  return (1 + confidence) / 2
+}
+
 const average = (values: ArrayLike<number>): number => {
   let sum = 0
   for (let i = 0; i < values.length; i++) sum += values[i]!
@@ -72,7 +78,8 @@ const variance = (values: ArrayLike<number>, mean: number): number => {
 
 /**
  * Mean of the values with its Student t interval, `mean ± t(n - 1) s / √n`, `s` with `n - 1` in the denominator. A single
- * value has no interval. The values are taken as independent: for several per prompt use {@link clustered}.
+ * value has no interval, nor have values that are all equal: they show no spread, which is no proof that there is none. The
+ * values are taken as independent: for several per prompt use {@link clustered}.
  *
  * @category constructors
  * @since 0.1.0
@@ -81,8 +88,12 @@ export const mean = (sample: Sample, confidence = 0.95): Estimate => {
   const n = sample.values.length
   const value = average(sample.values)
   if (n < 2) return { value, low: null, high: null, se: null, n, confidence, method: "one value, no interval" }
+  if (sample.values.every((one) => one === sample.values[0])) {
+    const method = "all values equal, no interval"
+    return { value: sample.values[0]!, low: null, high: null, se: 0, n, confidence, method }
+  }
   const se = Math.sqrt(variance(sample.values, value) / n)
-  const half = studentQuantile((1 + confidence) / 2, n - 1) * se
+  const half = studentQuantile(upper(confidence), n - 1) * se
   return { value, low: value - half, high: value + half, se, n, confidence, method: "mean, Student t" }
 }
 
@@ -93,6 +104,10 @@ export const mean = (sample: Sample, confidence = 0.95): Estimate => {
  *     se² = C / (C - 1) Σ_c (Σ_{i in c} (x_i - mean))² / n²
  *
  * Source: Liang & Zeger 1986; Miller 2024, arXiv:2411.00640, section 2.2. A sample without clusters is {@link mean}.
+ *
+ * **Gotchas**
+ *
+ * The interval is a little too short with few clusters (below some 30) or with very unequal ones.
  *
  * @category constructors
  * @since 0.1.0
@@ -110,9 +125,16 @@ export const clustered = (sample: Sample, confidence = 0.95): Estimate => {
     return { value, low: null, high: null, se: null, n, clusters, confidence, method: "one cluster, no interval" }
   }
   let squares = 0
+  let largest = 0
   for (const sum of sums.values()) squares += sum * sum
+  for (const one of sample.values) largest = Math.max(largest, Math.abs(one))
+  // Means of clusters that are equal up to rounding show no more than equal values do.
+  if (Math.sqrt(squares) <= 1e-12 * n * largest) {
+    const method = "all clusters equal, no interval"
+    return { value, low: null, high: null, se: 0, n, clusters, confidence, method }
+  }
   const se = Math.sqrt((clusters / (clusters - 1)) * squares) / n
-  const half = studentQuantile((1 + confidence) / 2, clusters - 1) * se
+  const half = studentQuantile(upper(confidence), clusters - 1) * se
   return { value, low: value - half, high: value + half, se, n, clusters, confidence, method: "mean, clustered t" }
 }
 
@@ -131,7 +153,7 @@ export const rate = (hits: number, n: number, confidence = 0.95): Estimate => {
   if (!Number.isInteger(hits) || !Number.isInteger(n) || n < 1 || hits < 0 || hits > n) {
     throw new RangeError(`a rate needs 0 <= hits <= n with n >= 1, got ${hits} of ${n}`)
   }
-  const z = normalQuantile((1 + confidence) / 2)
+  const z = normalQuantile(upper(confidence))
   const z2 = z * z
   const p = hits / n
   const centre = (p + z2 / (2 * n)) / (1 + z2 / n)
