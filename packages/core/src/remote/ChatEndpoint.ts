@@ -10,6 +10,7 @@ import { createHash } from "node:crypto"
 import { Clock, Duration, Effect, Exit, Random, Redacted, Result, Schema, type Scope, Semaphore, Stream } from "effect"
 import { toCodecOpenAI } from "effect/ai/OpenAiStructuredOutput"
 import { HttpClient, type HttpClientError, HttpClientRequest, type HttpClientResponse } from "effect/http"
+import type * as Prompt from "../Prompt.ts"
 import * as Budget from "./Budget.ts"
 import * as ChatReply from "./ChatReply.ts"
 import * as ResponseCache from "./ResponseCache.ts"
@@ -69,17 +70,6 @@ export class ChatError extends Schema.TaggedError<ChatError>()("ChatError", {
     const said = this.excerpt === undefined ? "" : `; it said: ${this.excerpt}`
     return `${this.model} at ${this.endpoint}${status}${tries}: ${this.detail}${said}`
   }
-}
-
-/**
- * One turn of a conversation.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Message {
-  readonly role: "system" | "user" | "assistant"
-  readonly content: string
 }
 
 /**
@@ -179,14 +169,16 @@ export interface Answer extends ChatReply.Answer {
 export interface ChatEndpoint {
   /** Model and host, for messages and reports. */
   readonly name: string
+  /** The most requests under way at a time; fibers beyond that only wait. */
+  readonly concurrency: number
   /** The model's answer to a conversation. */
-  readonly ask: (messages: ReadonlyArray<Message>, options?: AskOptions) => Effect.Effect<Answer, ChatError>
+  readonly ask: (messages: ReadonlyArray<Prompt.Message>, options?: AskOptions) => Effect.Effect<Answer, ChatError>
   /**
    * The model's answer as JSON, decoded. An answer that does not fit the schema is shown to the model with what is wrong
    * and asked for once more; the second time it is an error.
    */
   readonly askJson: <A>(
-    messages: ReadonlyArray<Message>,
+    messages: ReadonlyArray<Prompt.Message>,
     schema: Schema.Codec<A, unknown>,
     options?: AskOptions & {
       /** Name of the schema in the request. */
@@ -274,7 +266,7 @@ const completionsUrl = (baseUrl: string): string => {
  * The most tokens that a prompt can be: one per byte, which no byte-level vocabulary exceeds, and what chat templates put
  * around messages. A schema may become part of the prompt as well.
  */
-const promptBound = (messages: ReadonlyArray<Message>, format: Readonly<Record<string, unknown>>): number =>
+const promptBound = (messages: ReadonlyArray<Prompt.Message>, format: Readonly<Record<string, unknown>>): number =>
   messages.reduce((sum, { content }) => sum + Buffer.byteLength(content) + 16, 64) +
   (Object.keys(format).length === 0 ? 0 : Buffer.byteLength(JSON.stringify(format)))
 
@@ -420,7 +412,8 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
     const pause = Duration.toMillis(options.pause ?? "500 millis")
     const longestPause = Duration.toMillis(options.longestPause ?? "30 seconds")
     const longestWait = Duration.toMillis(options.longestWait ?? "5 minutes")
-    const permits = yield* Semaphore.make(options.concurrency ?? 8)
+    const concurrency = options.concurrency ?? 8
+    const permits = yield* Semaphore.make(concurrency)
     const budget = Budget.make({
       ...(options.limit === undefined ? {} : { limit: options.limit }),
       ...(options.price === undefined ? {} : { price: options.price })
@@ -539,7 +532,7 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
     })
 
     const answerTo = Effect.fnUntraced(function* (
-      messages: ReadonlyArray<Message>,
+      messages: ReadonlyArray<Prompt.Message>,
       asked: AskOptions,
       format: Readonly<Record<string, unknown>>
     ) {
@@ -608,6 +601,7 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
 
     return {
       name: `${model} at ${host}`,
+      concurrency,
       ask,
       askJson,
       usage: Effect.map(budget.spent, (spent) => ({ ...spent, answers, cached, unstated }))

@@ -7,6 +7,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Clock, Duration, Effect, Fiber, Logger, Random, Redacted, References, Schema, type Scope } from "effect"
 import { FetchHttpClient, type HttpClient } from "effect/http"
 import { afterAll } from "vitest"
+import type * as Prompt from "../../src/Prompt.ts"
 import * as ChatEndpoint from "../../src/remote/ChatEndpoint.ts"
 import * as ChatServer from "./ChatServer.ts"
 
@@ -15,7 +16,7 @@ afterAll(() => fs.rmSync(directory, { recursive: true, force: true }))
 let serial = 0
 const freshCache = () => join(directory, `cache-${serial++}.jsonl`)
 
-const user = (content: string): ReadonlyArray<ChatEndpoint.Message> => [{ role: "user", content }]
+const user = (content: string): ReadonlyArray<Prompt.Message> => [{ role: "user", content }]
 const questions = (count: number) => Array.from({ length: count }, (_, i) => `question ${i}`)
 const contentsOf = ({ requests }: ChatServer.ChatServer) => requests.map(({ body }) => body.messages.at(-1)!.content)
 
