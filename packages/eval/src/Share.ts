@@ -7,9 +7,9 @@ import * as Estimate from "./Estimate.ts"
 import type { Sample } from "./Sample.ts"
 
 /**
- * Mean of values in `[0, 1]` with its Student t interval, clustered where the sample is, cut to `[0, 1]`. Where all values
- * (or the means of all clusters) are alike, t would put the interval at one point: instead all 0 and all 1 have Wilson's
- * interval, with clusters counted as single values, and anything else has none.
+ * Mean of values in `[0, 1]` with its Student t interval, clustered where the sample is, cut to `[0, 1]`. Where all values are
+ * equal (or the means of all clusters), which leaves t without spread, there is still Wilson's interval for all 0 and all 1,
+ * with clusters counted as single values.
  *
  * @category constructors
  * @since 0.1.0
@@ -17,14 +17,12 @@ import type { Sample } from "./Sample.ts"
 export const mean = (sample: Sample, confidence = 0.95): Estimate.Estimate => {
   const estimate = Estimate.clustered(sample, confidence)
   const { clusters, high, low, n, se, value } = estimate
-  if (low === null || high === null) return estimate
   if (se === 0 && (value === 0 || value === 1)) {
     const independent = clusters ?? n
     const wilson = Estimate.rate(value * independent, independent, confidence)
-    return { ...estimate, low: wilson.low, high: wilson.high, method: "all alike, Wilson" }
+    return { ...estimate, low: wilson.low, high: wilson.high, method: "all equal, Wilson" }
   }
-  if (se === 0) return { ...estimate, low: null, high: null, se: null, method: "all alike, no interval" }
-  return low < 0 || high > 1
+  return low !== null && high !== null && (low < 0 || high > 1)
     ? { ...estimate, low: Math.max(0, low), high: Math.min(1, high), method: `${estimate.method}, cut to [0, 1]` }
     : estimate
 }

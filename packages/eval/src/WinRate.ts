@@ -698,7 +698,7 @@ export const lengthControlled = (
     const alike = sample.values.every((win) => win === sample.values[0])
     const told = (estimate: Estimate.Estimate) =>
       alike && estimate.low !== null
-        ? { ...estimate, low: null, high: null, se: null, method: "all alike, no interval" }
+        ? { ...estimate, low: null, high: null, se: null, method: "all verdicts equal, no interval" }
         : estimate
     return {
       session,
