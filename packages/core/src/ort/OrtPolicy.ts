@@ -7,7 +7,7 @@ import { Context, Effect, Layer, type Scope } from "effect"
 import type { Pretrained } from "../hub/Pretrained.ts"
 import { ModelError } from "../ModelError.ts"
 import * as Attention from "../nn/Attention.ts"
-import type { Decoder } from "../nn/Decoder.ts"
+import type { Attend, Decoder } from "../nn/Decoder.ts"
 import * as Heads from "../nn/Heads.ts"
 import { takeRows } from "../nn/Linear.ts"
 import * as Graph from "../onnx/Graph.ts"
@@ -16,7 +16,6 @@ import * as Op from "../onnx/Op.ts"
 import { Policy, type PolicyShape, Reference } from "../Policy.ts"
 import { Sampler } from "../Sampler.ts"
 import * as Tensor from "../Tensor.ts"
-import * as Tokens from "../Tokens.ts"
 import * as Device from "./Device.ts"
 import * as OrtSampler from "./OrtSampler.ts"
 import * as Row from "./Row.ts"
@@ -41,8 +40,14 @@ export interface OrtPolicy extends PolicyShape {
 }
 
 /**
- * The graph that scores completions: `tokens` `[B, T]` padded on the right, `rows` `[N]` of the flattened tokens that
- * predict `targets` `[N]`; result `logprobs` `[N]`. Only those rows reach the language-model head.
+ * The graph that scores completions: `tokens` `[M]` at `positions` `[M]`, each of them once, in sequences `slots` `[B, T]`
+ * of places in `tokens`, padded on the right with any place; `places` `[M]` says where in the flattened slots each token
+ * stands (first). `rows` `[N]` are the tokens that predict `targets` `[N]`; result `logprobs` `[N]`.
+ *
+ * **Details**
+ *
+ * Only attention sees sequences. All else is computed once for a prompt that several completions follow, and never for
+ * padding; only `rows` reach the language-model head.
  *
  * @category constructors
  * @since 0.1.0
@@ -50,18 +55,17 @@ export interface OrtPolicy extends PolicyShape {
 export const scoring = (decoder: Decoder): Graph.Graph => {
   const g = Graph.make("scoring")
   for (const { name, shape } of decoder.parameters) Graph.input(g, name, "float32", shape)
-  const tokens = Graph.input(g, "tokens", "int64", ["B", "T"])
+  const tokens = Graph.input(g, "tokens", "int64", ["M"])
+  const positions = Graph.input(g, "positions", "int64", ["M"])
+  const slots = Op.Reshape(g, Graph.input(g, "slots", "int64", ["B", "T"]), ["S"])
+  const places = Graph.input(g, "places", "int64", ["M"])
   const rows = Graph.input(g, "rows", "int64", ["N"])
   const targets = Graph.input(g, "targets", "int64", ["N"])
   const weights = (name: string) => Graph.value(g, name)
-  const steps = Op.Expand(g, Op.Reshape(g, Op.Range(g, "T"), [1, "T"]), ["B", "T"])
-  const hidden = decoder.forward(
-    g,
-    weights,
-    Op.Reshape(g, tokens, ["M"]),
-    Op.Reshape(g, steps, ["M"]),
-    Attention.causal(g, decoder, { batch: "B", time: "T" })
-  )
+  const causal = Attention.causal(g, decoder, { batch: "B", time: "T" })
+  const spread = (x: Graph.Value) => Op.Gather(g, x, slots)
+  const attend: Attend = (layer, q, k, v) => Op.Gather(g, causal(layer, spread(q), spread(k), spread(v)), places)
+  const hidden = decoder.forward(g, weights, tokens, positions, attend)
   const scored = Heads.tokenLogprobs(g, takeRows(g, hidden, rows), weights(decoder.headWeight), targets)
   Graph.output(g, "logprobs", scored)
   return Graph.prune(g)
@@ -71,13 +75,27 @@ export const scoring = (decoder: Decoder): Graph.Graph => {
 const tokensPerBatch = 8192
 const logitsPerBatch = 2 ** 25
 
-// Batches of sequences of similar length within the limits.
+// Runs of continuations with the same prompt.
+const byPrompt = (scored: ReadonlyArray<Row.Scored>): ReadonlyArray<ReadonlyArray<Row.Scored>> => {
+  const groups: Array<Array<Row.Scored>> = []
+  for (const item of scored) {
+    const group = groups.at(-1)
+    if (group !== undefined && Row.samePrompt(group[0]!, item)) group.push(item)
+    else groups.push([item])
+  }
+  return groups
+}
+
+// What the last token predicts is not asked for.
+const read = ({ tokens }: Row.Scored): number => tokens.length - 1
+
+// Batches of sequences of similar length within the limits. Those of one prompt stay together where a batch holds them.
 const batches = (scored: ReadonlyArray<Row.Scored>, vocabSize: number): ReadonlyArray<ReadonlyArray<Row.Scored>> => {
-  const sorted = scored.toSorted((a, b) => b.tokens.length - a.tokens.length)
+  const groups = byPrompt(scored).map((group) => group.toSorted((a, b) => read(b) - read(a)))
   const result: Array<Array<Row.Scored>> = []
   let width = 0
   let targets = 0
-  for (const item of sorted) {
+  for (const item of groups.toSorted((a, b) => read(b[0]!) - read(a[0]!)).flat()) {
     const current = result.at(-1)
     const fits =
       current !== undefined &&
@@ -88,11 +106,51 @@ const batches = (scored: ReadonlyArray<Row.Scored>, vocabSize: number): Readonly
       targets += item.completion.length
     } else {
       result.push([item])
-      width = item.tokens.length - 1
+      width = read(item)
       targets = item.completion.length
     }
   }
   return result
+}
+
+// The inputs of the scoring graph for a batch.
+const layout = (batch: ReadonlyArray<Row.Scored>) => {
+  const width = batch.reduce((most, item) => Math.max(most, read(item)), 0)
+  const slots = new BigInt64Array(batch.length * width)
+  const tokens: Array<number> = []
+  const positions: Array<number> = []
+  const places: Array<number> = []
+  const rows: Array<number> = []
+  const targets: Array<number> = []
+  let start = 0 // of the prompt in `tokens`
+  for (const [b, item] of batch.entries()) {
+    const length = item.tokens.length - item.completion.length
+    const before = batch[b - 1]
+    const shared = before !== undefined && Row.samePrompt(before, item)
+    if (!shared) start = tokens.length
+    // Where the completion's tokens come to stand, relative to their positions.
+    const shift = (shared ? tokens.length : start + length) - length
+    for (let t = 0; t < read(item); t++) {
+      const place = t < length ? start + t : shift + t
+      slots[b * width + t] = BigInt(place)
+      if (shared && t < length) continue
+      tokens.push(item.tokens[t]!)
+      positions.push(t)
+      places.push(b * width + t)
+    }
+    for (let t = 0; t < item.completion.length; t++) {
+      rows.push(t === 0 ? start + length - 1 : shift + length + t - 1)
+      targets.push(item.completion[t]!)
+    }
+  }
+  return {
+    tokens: Tensor.int64(tokens),
+    positions: Tensor.int64(positions),
+    slots: Tensor.int64(slots, [batch.length, width]),
+    places: Tensor.int64(places),
+    rows: Tensor.int64(rows),
+    targets: Tensor.int64(targets)
+  }
 }
 
 /**
@@ -142,16 +200,8 @@ export const make: (
     const scorer = yield* device.compile(Model.encode(scoring(decoder)), { name: `${name}: scoring` })
 
     const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Row.Scored>) {
-      // The last token predicts nothing that is asked for.
-      const inputs = batch.map(({ tokens }) => tokens.subarray(0, -1))
-      const width = inputs[0]!.length
-      const rows = batch.flatMap(({ completion }, b) =>
-        Array.from(completion, (_, t) => b * width + inputs[b]!.length - completion.length + t)
-      )
-      const targets = batch.flatMap(({ completion }) => Array.from(completion))
-      const { tokens } = Tokens.pad(inputs, { padId: 0, side: "right", length: width })
       const outputs = yield* Effect.flatMap(parameters, (weights) =>
-        scorer.run({ ...Object.fromEntries(weights), tokens, rows: Tensor.int64(rows), targets: Tensor.int64(targets) })
+        scorer.run({ ...Object.fromEntries(weights), ...layout(batch) })
       ).pipe(Effect.mapError((error) => failure("logprobs", error.message, error)))
       return Device.tensor(outputs, "logprobs", "float32").data
     })

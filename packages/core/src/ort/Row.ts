@@ -57,6 +57,19 @@ export interface Scored {
   readonly completion: ArrayLike<number>
 }
 
+/**
+ * Whether two continuations have the same prompt.
+ *
+ * @category comparing
+ * @since 0.1.0
+ */
+export const samePrompt = (a: Scored, b: Scored): boolean => {
+  const length = a.tokens.length - a.completion.length
+  if (b.tokens.length - b.completion.length !== length) return false
+  for (let t = 0; t < length; t++) if (a.tokens[t] !== b.tokens[t]) return false
+  return true
+}
+
 const refuse = ({ name }: Limits, operation: ModelError["operation"], message: string, cause?: unknown) =>
   Result.fail(
     new ModelError({
