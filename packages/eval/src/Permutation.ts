@@ -68,11 +68,10 @@ const multiples = (values: Float64Array): ReadonlyArray<number> | undefined => {
   for (const value of values) {
     let [a, b] = [step, Math.abs(value)]
     while (b > noise) [a, b] = [b, Math.abs(a - b * Math.round(a / b))]
-    step = a
-    if (step < 1e-5 * largest) return undefined
+    if (a < 1e-5 * largest) return undefined
+    // The largest value says more exactly than the last remainder what the step is.
+    step = largest / Math.round(largest / a)
   }
-  // The largest value says more exactly than the last remainder what the step is.
-  step = largest / Math.round(largest / step)
   const counts = Array.from(values, (value) => Math.round(value / step))
   return counts.every((count, i) => Math.abs(count * step - values[i]!) <= noise * 10) ? counts : undefined
 }
