@@ -92,7 +92,8 @@ for task, description in DESCRIPTIONS.items():
     prompts = {row: f"{description}\n\nQ: {examples[row]['input']}\nA:" for row in rows}
     letters = {row: re.findall(r"^(\([A-Z]\)) ", examples[row]["input"], re.MULTILINE) for row in rows}
     if letters[rows[0]]:
-        choices[task] = {"rows": rows, "logprobs": [[logprob(prompts[r], f" {x}") for x in letters[r]] for r in rows]}
+        few = rows[::4]
+        choices[task] = {"rows": few, "logprobs": [[logprob(prompts[r], f" {x}") for x in letters[r]] for r in few]}
     fitting = [row for row in rows if len(tokenizer.encode(prompts[row])) <= context_length - 8][:5]
     answers[task] = {"rows": fitting, "tokens": [greedy(prompts[row], 8) for row in fitting]}
 write("BigBench.golden.json", {"choices": choices, "greedy": answers})

@@ -11,4 +11,4 @@ export const file = (name: string, content: string) =>
     const target = path.join(yield* fs.makeTempDirectoryScoped(), name)
     yield* fs.writeFileString(target, content)
     return target
-  })
+  }).pipe(Effect.orDie)
