@@ -16,19 +16,27 @@ import * as VisibleText from "./VisibleText.ts"
 export type Tabular = Exclude<Report.Block, { readonly _tag: "Samples" | "Warnings" | "Text" }>
 
 /**
- * A table in words. `numeric` columns are set to the right; `notes` stand below.
+ * A table in words. Columns of numbers are set to the right, those of estimates hold whole ones; `notes` stand below.
  *
  * @category models
  * @since 0.1.0
  */
 export interface BlockTable {
-  readonly columns: ReadonlyArray<{ readonly name: string; readonly numeric: boolean }>
+  readonly columns: ReadonlyArray<Column>
   readonly rows: ReadonlyArray<ReadonlyArray<string>>
   readonly notes: ReadonlyArray<string>
 }
 
-/** Rows that a table shows at most; a run of a million steps is a picture and a file, not a table. */
-const most = 200
+/**
+ * What a column holds.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Column {
+  readonly name: string
+  readonly kind: "text" | "number" | "estimate"
+}
 
 /** Every k-th point and the last, so that at most `limit` are left. */
 const thinned = <A>(points: ReadonlyArray<A>, limit: number): ReadonlyArray<A> => {
@@ -36,7 +44,7 @@ const thinned = <A>(points: ReadonlyArray<A>, limit: number): ReadonlyArray<A> =
   return stride <= 1 ? points : points.filter((_, i) => i % stride === 0 || i === points.length - 1)
 }
 
-const column = (name: string, numeric = false) => ({ name: VisibleText.line(name), numeric })
+const column = (name: string, kind: Column["kind"] = "text"): Column => ({ name: VisibleText.line(name), kind })
 
 /** A measured number of a log, with six significant digits. */
 const plain = (value: number): string => String(Number(value.toPrecision(6))).replaceAll("-", "−")
@@ -54,9 +62,9 @@ const estimated = (name: string, estimates: ReadonlyArray<Estimate>) => {
   const shared = confidences.size === 1
   return {
     columns: [
-      column(name, true),
-      column(shared ? `${Report.percent(only!)} interval` : "Interval", true),
-      column("n", true)
+      column(name, "number"),
+      column(shared ? `${Report.percent(only!)} interval` : "Interval", "number"),
+      column("n", "number")
     ],
     cells: (estimate: Estimate): ReadonlyArray<string> => {
       const { hasInterval, interval, n, value } = Report.words(estimate, digits)
@@ -68,10 +76,15 @@ const estimated = (name: string, estimates: ReadonlyArray<Estimate>) => {
 const isEstimate = (cell: Report.Cell): cell is Estimate => typeof cell === "object" && "value" in cell
 
 const table = ({ columns, rows }: Extract<Tabular, { _tag: "Table" }>): BlockTable => {
-  const digits = columns.map((_, c) => Report.digitsFor(rows.map((row) => row[c]!).filter(isEstimate)))
+  const cells = (c: number) => rows.map((row) => row[c]!)
+  const digits = columns.map((_, c) => Report.digitsFor(cells(c).filter(isEstimate)))
+  const isCount = (cell: Report.Cell): boolean => typeof cell === "object" && !isEstimate(cell)
   return {
     columns: columns.map((name, c) =>
-      column(name, rows.length > 0 && rows.every((row) => typeof row[c] === "object" && !isEstimate(row[c]!)))
+      column(
+        name,
+        cells(c).some(isEstimate) ? "estimate" : rows.length > 0 && cells(c).every(isCount) ? "number" : "text"
+      )
     ),
     rows: rows.map((row) =>
       row.map((cell, c) =>
@@ -86,12 +99,20 @@ const table = ({ columns, rows }: Extract<Tabular, { _tag: "Table" }>): BlockTab
   }
 }
 
-const learningCurves = ({ band, series, xLabel, yLabel }: Extract<Tabular, { _tag: "LearningCurves" }>): BlockTable => {
+const learningCurves = (
+  { band, series, xLabel, yLabel }: Extract<Tabular, { _tag: "LearningCurves" }>,
+  most: number
+): BlockTable => {
   const hasBand = series.some(({ points }) => points.some(({ low }) => low !== undefined))
   const limit = Math.max(2, Math.floor(most / Math.max(1, series.length)))
   const isThinned = series.some(({ points }) => points.length > limit)
   return {
-    columns: [column("Series"), column(xLabel, true), column(yLabel, true), ...(hasBand ? [column("Band", true)] : [])],
+    columns: [
+      column("Series"),
+      column(xLabel, "number"),
+      column(yLabel, "number"),
+      ...(hasBand ? [column("Band", "number")] : [])
+    ],
     rows: series.flatMap(({ name, points }) =>
       (isThinned ? thinned(points, limit) : points).map(({ high, low, x, y }) => [
         VisibleText.line(name),
@@ -108,7 +129,7 @@ const learningCurves = ({ band, series, xLabel, yLabel }: Extract<Tabular, { _ta
 }
 
 const distribution = ({ bins, series, xLabel }: Extract<Tabular, { _tag: "Distribution" }>): BlockTable => ({
-  columns: [column(xLabel), ...series.map(({ name }) => column(name, true))],
+  columns: [column(xLabel), ...series.map(({ name }) => column(name, "number"))],
   rows:
     series.length === 0
       ? []
@@ -144,7 +165,7 @@ const calibration = ({ series }: Extract<Tabular, { _tag: "Calibration" }>): Blo
   const all = series.flatMap(({ bins }) => bins.map(({ observed }) => observed))
   const { cells, columns } = estimated("Observed", all)
   return {
-    columns: [column("System"), column("Predicted", true), ...columns],
+    columns: [column("System"), column("Predicted", "number"), ...columns],
     rows: series.flatMap(({ bins, name }) =>
       bins.map(({ observed, predicted }) => [VisibleText.line(name), predicted.toFixed(3), ...cells(observed)])
     ),
@@ -163,7 +184,7 @@ const curve = ({ series, xLabel, yLabel }: Extract<Tabular, { _tag: "Curve" }>):
     columns: [
       column("Series"),
       ...(hasLabels ? [column("Point")] : []),
-      ...(xs.length > 0 ? ofX.columns : [column(xLabel, true)]),
+      ...(xs.length > 0 ? ofX.columns : [column(xLabel, "number")]),
       ...ofY.columns
     ],
     rows: series.flatMap(({ name, points }) =>
@@ -179,17 +200,20 @@ const curve = ({ series, xLabel, yLabel }: Extract<Tabular, { _tag: "Curve" }>):
 }
 
 /**
- * The data of the block in words.
+ * The data of the block in words. Of learning curves about `most` points are shown, at equal distances: a run of a million
+ * steps is a picture and a file, not a table.
  *
  * @category formatting
  * @since 0.1.0
  */
-export const make = (block: Tabular): BlockTable => {
+export const make = (block: Tabular, most = 200): BlockTable => {
   switch (block._tag) {
     case "Scores": {
       const { columns, rows } = Report.scoreTable(block.scores)
       return {
-        columns: columns.map((name) => column(name, ["Value", "n"].includes(name) || name.endsWith("nterval"))),
+        columns: columns.map((name) =>
+          column(name, ["Value", "n"].includes(name) || name.endsWith("nterval") ? "number" : "text")
+        ),
         rows,
         notes: rows.length === 0 ? [] : ["↑ higher is better, ↓ lower is better."]
       }
@@ -197,7 +221,7 @@ export const make = (block: Tabular): BlockTable => {
     case "Table":
       return table(block)
     case "LearningCurves":
-      return learningCurves(block)
+      return learningCurves(block, most)
     case "Distribution":
       return distribution(block)
     case "Forest":

@@ -58,9 +58,10 @@ a:focus-visible, summary:focus-visible, [tabindex]:focus-visible { outline: 2px 
 .notes { margin: 0.5rem 0 0; font-size: 0.85rem; max-width: none; }
 nav { background: var(--surface); border: 1px solid var(--rule); border-radius: 8px; padding: 0.9rem 1.25rem; }
 nav h2 { font-size: 1rem; margin: 0 0 0.4rem; padding: 0; border: 0; }
-nav ol { margin: 0; padding-left: 1.4rem; }
+nav ol { margin: 0; padding-left: 1.4rem; columns: 17rem auto; column-gap: 2rem; }
 nav ul { margin: 0 0 0.3rem; padding-left: 1rem; list-style: none; font-size: 0.92rem; }
 nav li { margin: 0.15rem 0; }
+nav ol > li { break-inside: avoid; }
 figure, .block {
   margin: 1.25rem 0; padding: 1.1rem 1.25rem; background: var(--surface); border: 1px solid var(--rule);
   border-radius: 8px; min-width: 0;
@@ -75,12 +76,15 @@ th:last-child, td:last-child { padding-right: 0; }
 thead th { border-bottom: 1.5px solid var(--muted); font-weight: 600; vertical-align: bottom; }
 tbody tr + tr > * { border-top: 1px solid var(--rule); }
 tbody th { font-weight: 600; }
-.numeric { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.none { color: var(--muted); font-style: italic; white-space: normal; min-width: 9rem; }
+tbody th, td.text, td.mono { min-width: 7.5rem; }
+td.mono { overflow-wrap: anywhere; max-width: none; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.estimate { font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.none { color: var(--muted); font-style: italic; white-space: normal; min-width: 9rem; }
 .empty { color: var(--muted); font-style: italic; }
 .plot { display: block; width: 100%; height: auto; color: var(--muted); font-family: inherit; }
 .plot text { white-space: pre; }
-.picture { max-width: 760px; }
+.picture { max-width: 900px; }
 .picture .narrow { display: none; }
 .square .plot { max-width: 420px; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0.3rem 1.25rem; margin: 0 0 0.6rem; padding: 0; font-size: 0.9rem; }
@@ -92,8 +96,10 @@ details[open] summary { margin-bottom: 0.6rem; }
 .alert { background: var(--alert-surface); border-color: var(--alert-rule); border-left-width: 5px; }
 .alert h3 { color: var(--alert); }
 .alert ul { margin: 0.4rem 0 0; padding-left: 1.2rem; }
-.sample { border-top: 1px solid var(--rule); padding: 1rem 0 0.4rem; }
+.sample { border-top: 1px solid var(--rule); padding: 1.1rem 0; }
 .sample:first-of-type { border-top: 0; padding-top: 0; }
+.sample:last-of-type { padding-bottom: 0; }
+.block > h3 { margin-bottom: 0.5rem; }
 .outputs { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 0.75rem; margin-top: 0.75rem; }
 .output { border: 1px solid var(--rule); border-radius: 6px; padding: 0.7rem 0.8rem; min-width: 0; }
 pre, code, .mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 0.85rem; }
@@ -158,15 +164,10 @@ const kinds: Readonly<Record<Report.Block["_tag"], string>> = {
 const table = ({ columns, notes, rows }: BlockTable.BlockTable, name: string): Markup => {
   if (rows.length === 0) return noData
   const cell = (text: string, c: number): Markup => {
-    const none = text.startsWith("no interval")
-    const numeric = columns[c]!.numeric
-    const kind = none ? "none" : numeric ? "numeric" : ""
-    if (c === 0 && !numeric) return html`<th scope="row">${text}</th>`
-    return kind === "" ? html`<td>${text}</td>` : html`<td class="${kind}">${text}</td>`
+    const kind = text.startsWith("no interval") ? "none" : columns[c]!.kind
+    return c === 0 && kind === "text" ? html`<th scope="row">${text}</th>` : html`<td class="${kind}">${text}</td>`
   }
-  const heads = columns.map(({ name, numeric }) =>
-    numeric ? html`<th scope="col" class="numeric">${name}</th>` : html`<th scope="col">${name}</th>`
-  )
+  const heads = columns.map(({ kind, name }) => html`<th scope="col" class="${kind}">${name}</th>`)
   return html`<div class="scroll" role="region" aria-label="${name}" tabindex="0"><table>
 <thead><tr>${heads}</tr></thead>
 <tbody>
@@ -174,23 +175,17 @@ ${rows.map((row) => html`<tr>${row.map(cell)}</tr>\n`)}</tbody>
 </table></div>${notes.length === 0 ? nothing : html`<p class="notes">${notes.join(" ")}</p>`}`
 }
 
-const wide = 760
-const narrow = 360
+const wide = 900
+const narrow = 330
 
 const plot = (block: Plot.Plotted): Markup => {
   if (Plot.isEmpty(block)) return noData
   const data = BlockTable.make(block)
   const names = Plot.legend(block)
   const picture = (width: number): Markup => trusted(Plot.svg(block, width))
-  // A calibration plot is square, and has one size.
-  const isSquare = block._tag === "Calibration"
-  const pictures = isSquare
-    ? picture(narrow + 60)
-    : html`<div class="wide">${picture(wide)}</div><div class="narrow">${picture(narrow)}</div>`
+  const pictures = html`<div class="wide">${picture(wide)}</div><div class="narrow">${picture(narrow)}</div>`
   const entries = names.map((name, i) => html`<li>${trusted(Plot.swatch(i))}<span>${name}</span></li>`)
-  return html`${names.length === 0 ? nothing : html`<ul class="legend">${entries}</ul>\n`}<div class="picture${
-    isSquare ? " square" : ""
-  }" role="img" aria-label="${Plot.description(block)}">${pictures}</div>
+  return html`${names.length === 0 ? nothing : html`<ul class="legend">${entries}</ul>\n`}<div class="picture${block._tag === "Calibration" ? " square" : ""}" role="img" aria-label="${Plot.description(block)}">${pictures}</div>
 ${block._tag === "LearningCurves" && block.band !== undefined ? html`<p class="notes">Band: ${block.band}</p>\n` : nothing}<details><summary>Data</summary>${table(data, "Data of the plot")}</details>`
 }
 

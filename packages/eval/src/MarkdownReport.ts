@@ -21,10 +21,12 @@ export const escape = (text: string): string =>
     .replace(/[\\`*_[\]|~$]/g, "\\$&")
     .replace(/[&<>]/g, (character) => entities[character]!)
     .replace(/:(?=\/\/)|(?<=\bwww)\.|@/gi, "\\$&")
-    // What would begin a heading, a list, a rule or an underline at the start of a line.
-    .replace(/^(\d+)([.)])|^[#+\-=]/, (all, digits?: string, mark?: string) =>
-      digits === undefined ? `\\${all}` : `${digits}\\${mark}`
-    )
+
+/** {@link escape} where a line starts: nothing of it begins a heading, a list, a rule or an underline. */
+const paragraph = (text: string): string =>
+  escape(text).replace(/^(\d+)([.)])|^[#+\-=]/, (all, digits?: string, mark?: string) =>
+    digits === undefined ? `\\${all}` : `${digits}\\${mark}`
+  )
 
 /** A fence longer than any run of its character inside keeps everything inside it. */
 const fenced = (text: string): string => {
@@ -41,7 +43,7 @@ const table = (columns: BlockTable.BlockTable["columns"], rows: BlockTable.Block
   const row = (cells: ReadonlyArray<string>): string => `| ${cells.map(escape).join(" | ")} |`
   return [
     row(columns.map(({ name }) => name)),
-    `| ${columns.map(({ numeric }) => (numeric ? "---:" : "---")).join(" | ")} |`,
+    `| ${columns.map(({ kind }) => (kind === "number" ? "---:" : "---")).join(" | ")} |`,
     ...rows.map(row)
   ].join("\n")
 }
@@ -49,12 +51,12 @@ const table = (columns: BlockTable.BlockTable["columns"], rows: BlockTable.Block
 const paragraphs = (text: string): ReadonlyArray<string> =>
   VisibleText.show(text)
     .split(/\n\s*\n/)
-    .map(escape)
-    .filter((paragraph) => paragraph !== "")
+    .map(paragraph)
+    .filter((text) => text !== "")
 
 const data = (block: BlockTable.Tabular): ReadonlyArray<string> => {
-  const { columns, notes, rows } = BlockTable.make(block)
-  return [table(columns, rows), ...(rows.length === 0 || notes.length === 0 ? [] : [escape(notes.join(" "))])]
+  const { columns, notes, rows } = BlockTable.make(block, 60)
+  return [table(columns, rows), ...(rows.length === 0 || notes.length === 0 ? [] : [paragraph(notes.join(" "))])]
 }
 
 const samples = ({ rows, systems }: Extract<Report.Block, { _tag: "Samples" }>): ReadonlyArray<string> =>
@@ -67,7 +69,7 @@ const samples = ({ rows, systems }: Extract<Report.Block, { _tag: "Samples" }>):
         .map(({ metric, value }) => `, ${escape(metric)} ${escape(String(Number(value.toPrecision(6))))}`)
         .join("")}:`,
       text === "" ? "*empty answer*" : fenced(text),
-      ...(note === undefined ? [] : [escape(note)])
+      ...(note === undefined ? [] : [paragraph(note)])
     ])
   ])
 
@@ -76,7 +78,7 @@ const content = (block: Report.Block): ReadonlyArray<string> => {
     case "Samples":
       return samples(block)
     case "Warnings":
-      return block.items.length === 0 ? [] : [block.items.map((item) => `> - ${escape(item)}`).join("\n")]
+      return block.items.length === 0 ? [] : [block.items.map((item) => `> - ${paragraph(item)}`).join("\n")]
     case "Text":
       return paragraphs(block.text)
     default:
@@ -89,7 +91,7 @@ const block = (block: Report.Block): ReadonlyArray<string> => {
   const parts = content(block)
   return [
     ...(title === undefined ? [] : [`### ${escape(title)}`]),
-    ...(block.caption === undefined ? [] : [escape(block.caption)]),
+    ...(block.caption === undefined ? [] : [paragraph(block.caption)]),
     ...(parts.length === 0 ? [noData] : parts)
   ]
 }
@@ -102,7 +104,7 @@ const section = ({ blocks, text, title }: typeof Report.Section.Type): ReadonlyA
 const provenance = ({ commands, datasets, models, seeds, versions }: typeof Report.Provenance.Type) => {
   const grid = (names: ReadonlyArray<string>, rows: ReadonlyArray<ReadonlyArray<string>>): string =>
     table(
-      names.map((name) => ({ name, numeric: false })),
+      names.map((name) => ({ name, kind: "text" })),
       rows
     )
   return [
@@ -138,8 +140,8 @@ const provenance = ({ commands, datasets, models, seeds, versions }: typeof Repo
 export const render = (report: Report.Report): string => {
   const parts = [
     `# ${escape(report.title)}`,
-    ...(report.subtitle === undefined ? [] : [escape(report.subtitle)]),
-    ...(report.created === undefined ? [] : [escape(report.created)]),
+    ...(report.subtitle === undefined ? [] : [paragraph(report.subtitle)]),
+    ...(report.created === undefined ? [] : [paragraph(report.created)]),
     ...(report.sections.length === 0 ? [noData] : report.sections.flatMap(section)),
     ...provenance(report.provenance)
   ]

@@ -50,6 +50,10 @@ const look = (i: number) => {
   }
 }
 
+const fontSize = 12
+/** Average width of a letter at {@link fontSize}. */
+const letter = 6.6
+
 // Coordinates to a hundredth of a pixel: smaller files, and no difference between machines in the last digit.
 const rounded = (value: string): string =>
   value.replace(/-?\d+\.\d{3,}(?:e-?\d+)?/g, (digits) => String(Number(Number(digits).toFixed(2)) + 0))
@@ -58,7 +62,6 @@ const draw = (options: Observable.PlotOptions): string => {
   const svg = Observable.plot({
     document,
     className: "plot",
-    style: { background: "none" },
     ...options
   }) as unknown as Element
   for (const style of svg.querySelectorAll("style")) style.remove()
@@ -69,15 +72,15 @@ const draw = (options: Observable.PlotOptions): string => {
     for (const attribute of element.attributes) attribute.value = rounded(attribute.value)
   }
   svg.removeAttribute("style")
+  svg.setAttribute("font-size", String(fontSize))
   svg.removeAttribute("font-family")
   svg.setAttribute("aria-hidden", "true")
   svg.setAttribute("focusable", "false")
   return svg.outerHTML
 }
 
-const fontSize = 12
-/** Average width of a letter at {@link fontSize}. */
-const letter = 6.6
+/** Keeps text readable where it lies on lines. */
+const halo = { stroke: "var(--surface)", strokeWidth: 4 }
 
 const short = (text: string, pixels: number): string =>
   VisibleText.elide(VisibleText.line(text), Math.max(4, Math.floor(pixels / letter)))
@@ -169,7 +172,6 @@ const learningCurves = ({ series, xLabel, yLabel }: Of<"LearningCurves">, width:
     ...frame,
     x: { nice: false },
     y: { nice: true },
-    style: { fontSize: `${fontSize}px` },
     marks: [
       ...axes({ x: xLabel, y: yLabel }, width),
       ...series.map(({ points }, i) =>
@@ -213,7 +215,6 @@ const distribution = ({ bins, series, xLabel }: Of<"Distribution">, width: numbe
     // Room for the name above the highest bar.
     y: { domain: [0, highest === 0 ? 1 : highest * 1.35] },
     fy: { domain: series.map((_, s) => s), axis: null, padding: 0.12 },
-    style: { fontSize: `${fontSize}px` },
     marks: [
       Observable.gridY({ stroke: "var(--grid)", strokeOpacity: 1, ticks: 2 }),
       Observable.axisY({
@@ -261,19 +262,14 @@ const forest = ({ favours, reference, rows, xLabel }: Of<"Forest">, width: numbe
   const all = rows.map(({ estimate, label }, y) => ({ estimate, label, y }))
   const digits = Report.digitsFor(rows.map(({ estimate }) => estimate))
   const texts = all.map(({ estimate, label, y }) => {
-    const { interval, n, value } = Report.words(estimate, digits)
-    return {
-      y,
-      label,
-      words: hasInterval(estimate) ? `${value} (${interval})` : `${value}, no interval`,
-      n: `n = ${n}`
-    }
+    const { interval, value } = Report.words(estimate, digits)
+    return { y, label, words: hasInterval(estimate) ? `${value} (${interval})` : `${value}, ${short(interval, 190)}` }
   })
   const longest = Math.max(...texts.map(({ words }) => VisibleText.width(words)))
   const longestLabel = Math.max(...texts.map(({ label }) => VisibleText.width(VisibleText.line(label))))
   const left = isWide ? Math.min(230, Math.max(70, longestLabel * letter + 18)) : 14
   const right = isWide ? Math.min(250, longest * letter + 22) : 14
-  const step = isWide ? 36 : 54
+  const step = isWide ? 36 : 62
   const extent = rows.flatMap(({ estimate }) => bounds(estimate)).concat(reference)
   const [least, most] = [Math.min(...extent), Math.max(...extent)]
   const margin = (most - least || Math.abs(most) || 1) * 0.06
@@ -287,8 +283,7 @@ const forest = ({ favours, reference, rows, xLabel }: Of<"Forest">, width: numbe
     marginTop: favours === undefined ? 10 : 30,
     marginBottom: 44,
     x: { domain: [least - margin, most + margin] },
-    y: { domain: [rows.length - 0.5, -0.5], axis: null },
-    style: { fontSize: `${fontSize}px` },
+    y: { domain: [rows.length - 0.5, isWide ? -0.5 : -0.75], axis: null },
     marks: [
       Observable.gridX({ stroke: "var(--grid)", strokeOpacity: 1, ticks: Math.max(3, Math.floor(inner / 80)) }),
       Observable.axisX({
@@ -310,12 +305,12 @@ const forest = ({ favours, reference, rows, xLabel }: Of<"Forest">, width: numbe
         strokeWidth: 2.25
       }),
       ...[0, 1].map((side) =>
-        Observable.tickX(intervals, {
+        Observable.ruleX(intervals, {
           x: ({ estimate }) => bounds(estimate)[side],
-          y: "y",
+          y1: ({ y }) => y - 4 / step,
+          y2: ({ y }) => y + 4 / step,
           stroke: "var(--series-1)",
-          strokeWidth: 1.5,
-          inset: 0
+          strokeWidth: 2
         })
       ),
       dots(intervals, 0, { x: ({ estimate }) => estimate.value, y: ({ y }) => y }),
@@ -348,20 +343,22 @@ const forest = ({ favours, reference, rows, xLabel }: Of<"Forest">, width: numbe
         : [
             Observable.text(texts, {
               y: "y",
-              text: ({ label, words }) => short(label, inner - VisibleText.width(words) * letter - 8),
+              text: ({ label }) => short(label, inner),
               frameAnchor: "left",
               textAnchor: "start",
-              dy: -18,
-              fill: "var(--ink)"
+              dy: -31,
+              fill: "var(--ink)",
+              ...halo
             }),
             Observable.text(texts, {
               y: "y",
               text: "words",
-              frameAnchor: "right",
-              textAnchor: "end",
-              dy: -18,
+              frameAnchor: "left",
+              textAnchor: "start",
+              dy: -15,
               fill: "var(--muted)",
-              fontVariant: "tabular-nums"
+              fontVariant: "tabular-nums",
+              ...halo
             })
           ]),
       ...(favours === undefined
@@ -394,7 +391,6 @@ const calibration = ({ series }: Of<"Calibration">, width: number): string => {
     ...frame,
     x: { domain: [0, 1] },
     y: { domain: [0, 1] },
-    style: { fontSize: `${fontSize}px` },
     marks: [
       ...axes({ x: "predicted probability", y: "observed rate" }, size, { xTicks: 5, yTicks: 5 }),
       Observable.link([0], { x1: 0, y1: 0, x2: 1, y2: 1, stroke: "var(--muted)", strokeDasharray: "4 3" }),
@@ -427,7 +423,6 @@ const curve = ({ series, xLabel, yLabel }: Of<"Curve">, width: number): string =
     marginRight: 28,
     x: { nice: true },
     y: { nice: true },
-    style: { fontSize: `${fontSize}px` },
     marks: [
       ...axes({ x: xLabel, y: yLabel }, width),
       ...series.flatMap(({ points }, i) => {
@@ -466,7 +461,7 @@ const curve = ({ series, xLabel, yLabel }: Of<"Curve">, width: number): string =
               dx: 7,
               dy: -6,
               fill: "var(--muted)",
-              fontSize: 11
+              ...halo
             }
           )
         ]

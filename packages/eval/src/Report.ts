@@ -470,19 +470,26 @@ export const distribution = ({
 }
 
 /**
- * Digits after the point at which the estimates of one column are shown: as many as leave two significant ones of the
- * narrowest interval's half width, or four of a value without interval.
+ * Digits after the point at which the estimates of one column are shown: as many as leave one or two significant ones of
+ * the middle interval's half width and at least one of the narrowest's; four significant ones of the values where no
+ * estimate has an interval.
  *
  * @category formatting
  * @since 0.1.0
  */
 export const digitsFor = (estimates: ReadonlyArray<Estimate>): number => {
-  const of = ({ high, low, value }: Estimate): number => {
-    const half = low === null || high === null ? 0 : (high - low) / 2
-    if (half > 0) return 1 - Math.floor(Math.log10(half))
-    return value === 0 ? 1 : 3 - Math.floor(Math.log10(Math.abs(value)))
-  }
-  return Math.min(6, Math.max(0, ...estimates.map(of)))
+  const halves = estimates
+    .flatMap(({ high, low }) => (low === null || high === null || low === high ? [] : [Math.abs(high - low) / 2]))
+    .sort((a, b) => a - b)
+  const sizes = estimates.map(({ value }) => Math.abs(value)).filter((size) => size > 0)
+  // To one digit where the half width begins with 5 or more, else to two: 0.284 ± 0.028, 0.583 ± 0.007.
+  const digits =
+    halves.length > 0
+      ? Math.max(Math.ceil(-Math.log10(halves[Math.floor(halves.length / 2)]! / 5)), Math.ceil(-Math.log10(halves[0]!)))
+      : sizes.length > 0
+        ? 3 - Math.floor(Math.log10(Math.max(...sizes)))
+        : 0
+  return Math.min(6, Math.max(0, digits))
 }
 
 /**
@@ -577,10 +584,18 @@ export const scoreTable = (
         digits.get(JSON.stringify([metric, task, unit]))
       )
       const shown = hasInterval && !shared ? `${interval} (${percent(estimate.confidence)})` : interval
-      const named = `${metric}${unit === "" ? "" : ` (${unit})`} ${higherIsBetter ? "↑" : "↓"}`
-      return [system, task, named, value, shown, n, method].map(VisibleText.line)
+      const named = VisibleText.line(`${metric}${unit === "" ? "" : ` (${unit})`}`)
+      // A no-break space: an arrow alone on a line says nothing.
+      const directed = `${named}\u00a0${higherIsBetter ? "↑" : "↓"}`
+      return [VisibleText.line(system), VisibleText.line(task), directed, value, shown, n, method]
     })
   }
+}
+
+/** A name shortened to the room that it has; the arrow behind a metric stays. */
+const cut = (text: string, room: number): string => {
+  const arrow = /\u00a0[↑↓]$/.exec(text)?.[0] ?? ""
+  return VisibleText.elide(text.slice(0, text.length - arrow.length), room - arrow.length) + arrow
 }
 
 /** Narrows the widest columns that may be cut until the row fits. */
@@ -621,18 +636,14 @@ export const lines = (
   const print = (row: ReadonlyArray<string>): string =>
     widths
       .map((room, c) => {
-        const text = VisibleText.elide(row[c]!, room)
+        const text = cut(row[c]!, room)
         const blank = " ".repeat(Math.max(0, room - VisibleText.width(text)))
         return numeric.has(c) ? blank + text : text + blank
       })
       .join("  ")
       .trimEnd()
   const rule = widths.map((room) => "─".repeat(room)).join("  ")
-  const methods = [...new Set(rows.map((row) => row[method]!))]
-  return [
-    print(columns),
-    rule,
-    ...rows.map(print),
-    ...(shown === columns.length ? [] : [`Method: ${methods.join("; ")}`])
-  ]
+  const methods = [...new Set(scores.flatMap(({ estimate }, i) => (estimate.low === null ? [] : [rows[i]![method]!])))]
+  const isBelow = shown < columns.length && methods.length > 0
+  return [print(columns), rule, ...rows.map(print), ...(isBelow ? [`Intervals: ${methods.join("; ")}`] : [])]
 }

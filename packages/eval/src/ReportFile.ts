@@ -57,7 +57,13 @@ export const read: (path: string) => Effect.Effect<Report.Report, Report.ReportE
   function* (path) {
     const text = yield* Effect.tryPromise({
       try: () => readFile(path, "utf8"),
-      catch: (cause) => new Report.ReportError({ file: path, reason: `cannot be read: ${AtomicFile.explain(cause)}` })
+      catch: (cause) => {
+        const isMissing = cause instanceof Error && "code" in cause && cause.code === "ENOENT"
+        return new Report.ReportError({
+          file: path,
+          reason: `cannot be read: ${isMissing ? "no such file" : String(cause)}`
+        })
+      }
     })
     return yield* Report.fromJson(text, path)
   }
