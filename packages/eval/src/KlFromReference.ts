@@ -135,7 +135,7 @@ export const perToken = (
  * k1 and k3 are unbiased, k2 is not. k1 may be negative and is the noisier where the models are close; where they are far
  * apart k3 has a heavy tail, as `exp(-logRatio)` is rare and large, and its interval is then too narrow. If the two
  * disagree beyond their intervals, believe neither before there are more responses. Responses cut at a length limit
- * give the divergence up to that length.
+ * give the divergence up to that length. Two models that agree on every token have estimates of 0 without an interval.
  *
  * @category math
  * @since 0.1.0
