@@ -229,10 +229,10 @@ export const notes = (answers: ReadonlyArray<Answer>): { readonly truncated: num
  * @category constructors
  * @since 0.1.0
  */
-export const sample = (
+export const sample = <A extends { readonly id: string; readonly cluster?: string | undefined }>(
   name: string,
-  answers: ReadonlyArray<Answer>,
-  value: (answer: Answer) => number
+  answers: ReadonlyArray<A>,
+  value: (answer: A) => number
 ): Sample.Sample =>
   Result.getOrThrow(
     Sample.make(
