@@ -232,6 +232,9 @@ const unitsFor = (sample: Sample, statistic: Statistic | undefined): Units =>
  *
  * **Gotchas**
  *
+ * For a mean of fewer than some 200 values `Estimate.mean` covers better: a bootstrap does not know how uncertain the spread
+ * itself is, nor do a few hundred resamples find the tails well.
+ *
  * One value, one cluster, or a statistic that is the same on all resamples (as where all values are equal) has no
  * interval. Resamples on which the statistic is not finite are left out, and `method` says how many. Throws `RangeError`
  * where it is not finite on the data, or where an option makes no sense.
