@@ -245,6 +245,15 @@ describe("alpha", () => {
     const estimate = Result.getOrThrow(Agreement.alpha("raters", data, { ...few, level: "nominal" }))
     assert.isTrue(Number.isFinite(estimate.low))
     assert.match(estimate.method, /\d+ left out/)
+    // Sums of equal numbers round: their mean is not always the number.
+    assert.notStrictEqual((0.1 * 6) / 6, 0.1)
+    const numbers = units([
+      [0.1, 0.1],
+      [0.1, 5.7],
+      [0.1, 0.1]
+    ])
+    const interval = Result.getOrThrow(Agreement.alpha("raters", numbers, { ...few, level: "interval" }))
+    assert.strictEqual(interval.method, estimate.method)
   })
 })
 

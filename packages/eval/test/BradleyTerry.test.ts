@@ -191,6 +191,15 @@ describe("matches", () => {
     ])
   })
 
+  it("of screens that show one prompt are one cluster", () => {
+    const screens = ["s1", "s2"].map((id) => ({ ...screen(id, { a: 1, b: 2 }), cluster: "p" }))
+    const matches = BradleyTerry.matchesOfScreens(Result.getOrThrow(WinRate.session(screens)))
+    assert.deepStrictEqual(
+      matches.map(({ cluster }) => cluster),
+      ["p", "p"]
+    )
+  })
+
   it("of win rates are their verdicts, each pair once and of one session", () => {
     const screens = [screen("s1", { a: 1, b: 2 }), screen("s2", { a: 1, b: 1 })]
     const rates = Result.getOrThrow(WinRate.against(Result.getOrThrow(WinRate.session(screens)), "b"))

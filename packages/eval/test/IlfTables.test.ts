@@ -1,9 +1,9 @@
 // The published tables of Scheurer et al. 2023 (arXiv:2303.16755), from the counts behind them to the printed digits.
 //
 // A win rate with its standard error says how many screens were wins and ties, since ties make the error smaller than
-// √(p (1 - p) / (n - 1)). Where the notebook in the authors' repository (JeremyAlain/imitation_learning_from_language_feedback,
-// 174c308) prints six digits, one triple of counts alone gives both numbers: those
-// are the counts of the study. Where one decimal of a percentage is all there is, many do, and the cell has the fewest ties.
+// √(p (1 - p) / (n - 1)). Where the notebook in the authors' repository prints six digits
+// (JeremyAlain/imitation_learning_from_language_feedback, 174c308), one triple of counts alone gives both numbers: those are
+// the counts of the study. Where one decimal of a percentage is all there is, many do, and the cell has the fewest ties.
 import { assert, describe, it } from "@effect/vitest"
 import { Result } from "effect"
 import type * as Estimate from "../src/Estimate.ts"

@@ -306,7 +306,8 @@ describe("screens", () => {
       /no screen has the system "fourth"; there are "ours", "theirs", "third"/
     )
     // A name that every object has is no system either.
-    assert.isTrue(Result.isFailure(WinRate.session([screen("x", { toString: 1, b: 2 }), screen("y", { a: 1, b: 2 })])))
+    const inherited = failure(WinRate.session([screen("x", { toString: 1, a: 1, b: 2 }), screen("y", { a: 1, b: 2 })]))
+    assert.match(inherited.message, /item "y": has no rank of "toString"/)
   })
 
   it("take several screens of a prompt as one cluster", () => {
