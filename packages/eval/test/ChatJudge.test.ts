@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { Progress } from "@attune/core"
 import { ChatEndpoint } from "@attune/core/remote"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, type Scope } from "effect"
+import { Deferred, Effect, type Scope } from "effect"
 import { FetchHttpClient, type HttpClient } from "effect/http"
 import { afterAll } from "vitest"
 import * as ChatJudge from "../src/ChatJudge.ts"
@@ -255,6 +255,29 @@ describe("a judge", () => {
         const kept = fs.readFileSync(cache, "utf8").split("\n").length - 1
         assert.strictEqual(kept, asked.length - 1)
         assert.isBelow(asked.length, 30)
+      })
+    )
+  )
+
+  it.effect("has as many comparisons under way as the endpoint allows", () =>
+    run(
+      Effect.gen(function* () {
+        const { endpoint } = yield* setting(() => ({}), { concurrency: 3 })
+        const gate = yield* Deferred.make<void>()
+        let underWay = 0
+        const judge = ChatJudge.judge({
+          ...endpoint,
+          // The third lets all of them go; a fourth at the same time would be one too many.
+          ask: () =>
+            Effect.gen(function* () {
+              assert.isAtMost(++underWay, 3)
+              if (underWay === 3) yield* Effect.andThen(Effect.yieldNow, Deferred.succeed(gate, undefined))
+              yield* Deferred.await(gate)
+              underWay--
+              return { content: "A", cached: false }
+            })
+        })
+        assert.lengthOf(yield* judge.compare(comparisons(12)), 12)
       })
     )
   )

@@ -406,7 +406,7 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
 
     const wrong = problem(options)
     if (wrong !== undefined) return yield* failure("Options", wrong)
-    const client = HttpClient.withScope(yield* HttpClient.HttpClient)
+    const client = yield* HttpClient.HttpClient
     const url = completionsUrl(options.baseUrl)
     const timeout = Duration.fromInputUnsafe(options.timeout ?? "60 seconds")
     const pause = Duration.toMillis(options.pause ?? "500 millis")
@@ -445,7 +445,6 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
         const now = yield* Clock.currentTimeMillis
         return { status: response.status, wait: ChatReply.retryAfter(response.headers["retry-after"], now), text }
       },
-      Effect.scoped,
       Effect.mapError(networkFault),
       Effect.timeoutOrElse({
         duration: timeout,

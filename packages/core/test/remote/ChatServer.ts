@@ -95,7 +95,9 @@ export const start = (behave: Behaviour = echo): Effect.Effect<ChatServer, never
                 if (!response.writableFinished) resolve()
               })
             })
-            const text = await textOf(request)
+            // A client may leave before it has sent everything.
+            const text = await textOf(request).catch(() => undefined)
+            if (text === undefined) return
             const seen = {
               authorization: request.headers.authorization,
               url: `${request.method} ${request.url}`,
