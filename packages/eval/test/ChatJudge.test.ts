@@ -6,7 +6,7 @@ import { join } from "node:path"
 import { Progress } from "@attune/core"
 import { ChatEndpoint } from "@attune/core/remote"
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, type Scope } from "effect"
+import { Deferred, Effect, Layer, type Scope } from "effect"
 import { FetchHttpClient, type HttpClient } from "effect/http"
 import { afterAll } from "vitest"
 import * as ChatJudge from "../src/ChatJudge.ts"
@@ -56,7 +56,11 @@ const serve = (reply: (last: string, body: Body, index: number) => Reply) =>
           })
           server.listen(0, "127.0.0.1", () => {
             const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`
-            done({ baseUrl, asked, close: () => server.close(() => server.closeAllConnections()) })
+            const close = () => {
+              server.closeAllConnections()
+              server.close()
+            }
+            done({ baseUrl, asked, close })
           })
         })
     ),
@@ -64,7 +68,7 @@ const serve = (reply: (last: string, body: Body, index: number) => Reply) =>
   )
 
 const run = <A, E>(effect: Effect.Effect<A, E, HttpClient.HttpClient | Scope.Scope>) =>
-  effect.pipe(Effect.scoped, Effect.provide(FetchHttpClient.layer), Effect.provide(Progress.layer({ mode: "quiet" })))
+  effect.pipe(Effect.scoped, Effect.provide(Layer.merge(FetchHttpClient.layer, Progress.layer({ mode: "quiet" }))))
 
 const setting = Effect.fnUntraced(function* (
   reply: Parameters<typeof serve>[0],

@@ -364,7 +364,7 @@ const refusalFault = (status: number, json: unknown, wait: number | undefined): 
  *   const endpoint = yield* ChatEndpoint.make({
  *     baseUrl: "https://api.example.com/v1",
  *     model: "some-model",
- *     apiKey: yield* Config.redacted("API_KEY"),
+ *     apiKey: yield* Config.Redacted("API_KEY"),
  *     temperature: 0,
  *     maxTokens: 256,
  *     cache: "runs/answers.jsonl",

@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process"
 import * as fs from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -112,6 +113,46 @@ describe("the file", () => {
       assert.include(error.message, `response cache ${below}: a file of that name is in the way`)
     })
   )
+})
+
+// A limit of 4 KiB for files stands for a full disk; Windows has none.
+describe.skipIf(process.platform === "win32")("a full disk", () => {
+  const script = `
+    import { Effect, Schema } from "effect"
+    const ResponseCache = await import(${JSON.stringify(new URL("../../src/remote/ResponseCache.ts", import.meta.url).href)})
+    const program = Effect.gen(function* () {
+      const cache = yield* ResponseCache.open(process.argv[1], Schema.String)
+      yield* cache.once("a", Effect.succeed("short"))
+      const error = yield* Effect.flip(cache.once("b", Effect.succeed("long".repeat(2000))))
+      return [error.message, yield* cache.size]
+    })
+    process.stdout.write(JSON.stringify(await Effect.runPromise(Effect.scoped(program))))`
+
+  it("is an error, hands nothing on, and leaves what was kept", () => {
+    const path = join(directory, "full.jsonl")
+    const { stderr, stdout } = spawnSync(
+      "bash",
+      [
+        "-c",
+        `trap "" XFSZ; ulimit -f 4; exec "$@"`,
+        "bash",
+        process.execPath,
+        "--input-type=module",
+        "-e",
+        script,
+        path
+      ],
+      { cwd: import.meta.dirname, encoding: "utf8" }
+    )
+    assert.notStrictEqual(stdout, "", stderr)
+    const [message, size] = JSON.parse(stdout)
+    assert.include(message, `response cache ${path}: the file is larger than this disk or this user may hold`)
+    assert.strictEqual(size, 1)
+    const [line, torn, ...rest] = fs.readFileSync(path, "utf8").split("\n")
+    assert.strictEqual(line, '{"key":"a","value":"short"}')
+    assert.isTrue(torn!.startsWith('{"key":"b"'))
+    assert.deepStrictEqual(rest, [])
+  })
 })
 
 describe("once", () => {
