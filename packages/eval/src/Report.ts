@@ -443,14 +443,18 @@ export const distribution = ({
     }
   }
   if (samples.length === 0) return { _tag: "Distribution", ...rest, bins: [], series: [] }
-  // Values that are all the same get one bin around them.
-  const spread = most - least || Math.abs(most) || 1
+  // Values that are all the same get one bin around them; those that only rounding tells apart, one or two.
+  const size = Math.max(Math.abs(least), Math.abs(most))
+  const spread = least === most ? size || 1 : Math.max(most - least, size * 1e-12)
   const step = niceStep(spread / Math.max(1, bins))
-  const first = Math.floor(least / step)
-  const count = Math.max(1, Math.ceil(most / step - first))
-  // Of a product like 3 * 0.1 only the digits that the step has.
-  const border = (i: number): number => Number(((first + i) * step).toPrecision(12))
-  const edges = Array.from({ length: count + 1 }, (_, i) => border(i))
+  // 3 * 0.1 is 0.30000000000000004; a border is 0.3.
+  const border = (i: number): number => Number((i * step).toPrecision(15))
+  let first = Math.floor(least / step)
+  if (border(first) > least) first--
+  let last = Math.ceil(most / step)
+  if (border(last) < most) last++
+  const count = Math.max(1, last - first)
+  const edges = Array.from({ length: count + 1 }, (_, i) => border(first + i))
   return {
     _tag: "Distribution",
     ...rest,

@@ -21,6 +21,13 @@ const between = (value: number, low: number, high: number): Estimate.Estimate =>
 
 const alone = (value: number): Estimate.Estimate => ({ ...Estimate.mean(sample([1])), value })
 
+/** The largest number below a positive one, and the smallest above a negative one. */
+const below = (x: number): number => {
+  const bits = new BigInt64Array(Float64Array.of(x).buffer)
+  bits[0]! -= x === 0 ? 0n : 1n
+  return new Float64Array(bits.buffer)[0]!
+}
+
 describe("Report.distribution", () => {
   it("counts by hand", () => {
     // Spread 1, four bins: steps of 0.5 would be two, 0.25 is no round number, so the step is 0.5.
@@ -40,9 +47,18 @@ describe("Report.distribution", () => {
   })
 
   it("puts every value into the bin whose borders hold it", () => {
-    // Tenths are the values that a division by 0.1 moves across borders.
+    // Borders and the numbers just below them, which a division by the step moves across, upwards or downwards.
+    const atBorders = (step: number, from: number) =>
+      Array.from({ length: 21 }, (_, i) => Number(((from + i) * step).toPrecision(15))).flatMap((x) => [x, below(x)])
     for (const values of [
-      Array.from({ length: 61 }, (_, i) => (i - 30) / 10),
+      atBorders(0.1, 0),
+      atBorders(0.1, -10),
+      atBorders(5e-9, 1_053),
+      atBorders(2e-7, 0),
+      // A number just above a border.
+      [0, 2.0000000000000002e-7],
+      [1e12, 1e12 + 0.25, 1e12 + 1],
+      [1, below(1)],
       [1e9, 1e9 + 7, 1e9 + 100],
       [-3e-7, 4e-7, 1e-8],
       [5],
