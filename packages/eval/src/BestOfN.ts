@@ -1,6 +1,6 @@
 /**
- * Best-of-n: the expected score when the best of n samples is kept, how far that moves from the sampling policy, and what
- * it does to another score that was not optimised.
+ * Best-of-n: the expected score when the best of n samples is kept, how far that moves from the sampling policy, and
+ * what it does to another score that was not optimised.
  *
  * @since 0.1.0
  */
@@ -9,9 +9,9 @@ import * as Estimate from "./Estimate.ts"
 import * as Sample from "./Sample.ts"
 
 /**
- * Upper bound of `KL(best-of-n || policy)` in nats, `log n - (n - 1) / n`; equality where no two samples of a prompt score
- * the same. Source: Stiennon et al. 2020, arXiv:2009.01325, appendix G.3; Beirami et al. 2024, arXiv:2401.01879, that it
- * is a bound. Throws `RangeError` unless `n` is a whole number from 1.
+ * Upper bound of `KL(best-of-n || policy)` in nats, `log n - (n - 1) / n`; it is the KL itself
+ * where the policy never gives the same sample twice. Source: Stiennon et al. 2020, arXiv:2009.01325; Beirami et al. 2024,
+ * arXiv:2401.01879, that it is a bound and no more. Throws `RangeError` unless `n` is a whole number from 1.
  *
  * **Example** (How far best of 64 may move)
  *
@@ -62,12 +62,13 @@ const selected = (scores: ArrayLike<number>, gold: ArrayLike<number>, n: number)
 }
 
 /**
- * Expected largest of `n` scores drawn without replacement from all: unbiased for the expected best of `n` fresh samples.
+ * Expected largest of `n` scores drawn without replacement from all: unbiased for the expected best of `n` fresh
+ * samples.
  *
  *     Σ_j x_(j) C(j - 1, n - 1) / C(m, n)      x_(j): the j-th smallest of the m scores
  *
- * The weights come from each other by multiplication, so that no binomial is ever formed. Throws `RangeError` where there
- * are fewer than `n` scores, or one is not finite.
+ * The weights come from each other by multiplication, so that no binomial is ever formed. Throws `RangeError` where
+ * there are fewer than `n` scores, or one is not finite.
  *
  * **Example** (Best of two)
  *
@@ -84,7 +85,7 @@ export const expectedMax = (scores: ArrayLike<number>, n: number): number => exp
 
 /**
  * Expected gold score of the sample that has the largest `scores` among `n`: as {@link expectedMax}, with the value of
- * another measure. Samples of equal score are equally likely kept. Source: Gao et al. 2023, arXiv:2210.10760, appendix I.
+ * another measure. Samples of equal score are equally likely kept. Source: Gao et al. 2023, arXiv:2210.10760.
  *
  * @category math
  * @since 0.1.0
@@ -96,8 +97,8 @@ export const expectedGold = (scores: ArrayLike<number>, gold: ArrayLike<number>,
 }
 
 /**
- * The scores of the samples of one prompt: those by which the best is chosen, and, in the same order, those of the measure
- * that it should serve.
+ * The scores of the samples of one prompt: those by which the best is chosen, and, in the same order, those of the
+ * measure that it should serve.
  *
  * @category models
  * @since 0.1.0
@@ -131,7 +132,8 @@ export const sample = (
 }
 
 /**
- * Mean over the prompts of the expected gold score under best-of-n; prompts are the independent draws: Student t interval.
+ * Mean over the prompts of the expected gold score under best-of-n; prompts are the independent draws: Student t
+ * interval.
  *
  * @category constructors
  * @since 0.1.0
@@ -164,7 +166,7 @@ export interface Point {
 }
 
 /**
- * How score and gold score grow, or part, with `n`. Source: Gao et al. 2023, arXiv:2210.10760, figure 1.
+ * How score and gold score grow, or part, with `n`. Source: Gao et al. 2023, arXiv:2210.10760.
  *
  * @category constructors
  * @since 0.1.0

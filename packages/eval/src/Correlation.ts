@@ -96,14 +96,14 @@ const fromPairs = (
  *
  *     tanh(atanh r ± z / √(n - 3))
  *
- * Where the items have clusters, the standard error of `atanh r` comes from leaving out one cluster at a time, and `t` with
- * one degree of freedom less than there are clusters takes the place of `z`. `se` is `null`: the interval is not symmetric.
- * Source: Fisher 1921; Efron & Tibshirani 1993, chapter 11.
+ * Where the items have clusters, the standard error of `atanh r` comes from leaving out one cluster at a time, and
+ * `t` with one degree of freedom less than there are clusters takes the place of `z`. `se` is `null`: the interval is
+ * not symmetric. Source: Fisher 1921; Efron & Tibshirani 1993, chapter 11.
  *
  * **Gotchas**
  *
- * Fails where one of the two is the same for all items. Fewer than 4 items (3 clusters), or `r = ±1`, have no interval. It
- * supposes values close to normal; heavy tails are a case for {@link spearman}.
+ * Fails where one of the two is the same for all items. Fewer than 4 items (3 clusters), or `r = ±1`, have no
+ * interval. It supposes values close to normal; heavy tails are a case for {@link spearman}.
  *
  * @category constructors
  * @since 0.1.0
@@ -112,9 +112,9 @@ export const pearson = (pair: Paired, confidence = 0.95): Result.Result<Estimate
   fromPairs("Pearson", pair, [pair.first, pair.second], () => 1, confidence)
 
 /**
- * Spearman's correlation: {@link pearson} of the ranks, equal values sharing the mean of their ranks, with `1 + r²/2` as the
- * variance of `√(n - 3) atanh r`. Over clusters the ranks are those among all items. Source: Bonett & Wright 2000,
- * Psychometrika 65(1).
+ * Spearman's correlation: {@link pearson} of the ranks, equal values sharing the mean of their ranks, with `1 + r²/2`
+ * as the variance of `√(n - 3) atanh r`. Over clusters the ranks are those among all items. Source: Bonett & Wright
+ * 2000, Psychometrika 65(1).
  *
  * @category constructors
  * @since 0.1.0

@@ -77,9 +77,9 @@ const variance = (values: ArrayLike<number>, mean: number): number => {
 }
 
 /**
- * Mean of the values with its Student t interval, `mean ± t(n - 1) s / √n`, `s` with `n - 1` in the denominator. A single
- * value has no interval, nor have values that are all equal: they show no spread, which is no proof that there is none. The
- * values are taken as independent: for several per prompt use {@link clustered}.
+ * Mean of the values with its Student t interval, `mean ± t(n - 1) s / √n`, `s` with `n - 1` in the denominator. A
+ * single value has no interval, nor have values that are all equal: they show no spread, which is no proof that there
+ * is none. The values are taken as independent: for several per prompt use {@link clustered}.
  *
  * @category constructors
  * @since 0.1.0
@@ -98,8 +98,8 @@ export const mean = (sample: Sample, confidence = 0.95): Estimate => {
 }
 
 /**
- * Mean with the standard error that holds when the values of a cluster depend on each other: clusters, not values, are the
- * independent draws, and `t` has one degree of freedom less than there are clusters.
+ * Mean with the standard error that holds when the values of a cluster depend on each other: clusters, not values,
+ * are the independent draws, and `t` has one degree of freedom less than there are clusters.
  *
  *     se² = C / (C - 1) Σ_c (Σ_{i in c} (x_i - mean))² / n²
  *

@@ -79,7 +79,7 @@ const multiples = (values: Float64Array): ReadonlyArray<number> | undefined => {
 // Cells of the table of sums that are filled in before drawing is the better choice; about a tenth of a second.
 const cells = 5e7
 
-/** Share of the sign patterns whose sum is at least as far from 0, by the distribution of the sum of the positive ones. */
+/** Share of the sign patterns whose sum is as far from 0, by the distribution of the sum of the positive ones. */
 const bySums = (counts: ReadonlyArray<number>): number | undefined => {
   const sum = Math.abs(counts.reduce((all, count) => all + count, 0))
   const most = counts.reduce((all, count) => all + Math.abs(count), 0)
@@ -115,7 +115,7 @@ const allSums = (values: Float64Array): Float64Array => {
   return sums
 }
 
-/** As {@link bySums} for any values: pairs of a sum of one half of the values and a sum of the other, counted in order. */
+/** As {@link bySums} for any values: pairs of sums of one half of the values and of the other, counted in order. */
 const byHalves = (values: Float64Array): number => {
   const far = Math.abs(total(values)) - tolerance * values.reduce((sum, value) => sum + Math.abs(value), 0)
   if (far <= 0) return 1
@@ -153,8 +153,8 @@ const byDraws = (values: Float64Array, seed: number, draws: number): number => {
 }
 
 /**
- * Tests whether two systems are equal on the same items, by flipping the signs of the differences, of whole clusters where
- * there are any. The p-value is two-sided.
+ * Tests whether two systems are equal on the same items, by flipping the signs of the differences, of whole clusters
+ * where there are any. The p-value is two-sided.
  *
  * **Details**
  *

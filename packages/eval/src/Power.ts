@@ -1,8 +1,8 @@
 /**
  * Before an evaluation: the smallest difference that it can find, and how many items it needs to find a given one.
  *
- * Both start from a spread: the standard deviation of what is averaged, so that the standard error is `spread / √n`. They
- * use the normal approximation of Miller 2024, arXiv:2411.00640, section 5, for a two-sided test.
+ * Both start from a spread: the standard deviation of what is averaged, so that the standard error is `spread / √n`.
+ * They use the normal approximation of Miller 2024, arXiv:2411.00640, section 5, for a two-sided test.
  *
  * @since 0.1.0
  */
@@ -40,8 +40,8 @@ const assumed = (value: number, method: string): Estimate.Estimate => {
 }
 
 /**
- * A spread that is known or assumed: of the values where one mean is compared with a fixed number, of the differences where
- * two systems answer the same items. It rests on no data, so `n` is 0 and there is no interval.
+ * A spread that is known or assumed: of the values where one mean is compared with a fixed number, of the differences
+ * where two systems answer the same items. It rests on no data, so `n` is 0 and there is no interval.
  *
  * **Details**
  *
@@ -54,8 +54,8 @@ const assumed = (value: number, method: string): Estimate.Estimate => {
 export const known = (sd: number): Estimate.Estimate => assumed(sd, "assumed standard deviation, no interval")
 
 /**
- * The spread of 0/1 values with the given rate, `√(p (1 - p))`; largest at one half. The normal approximation wants some ten
- * expected hits and misses.
+ * The spread of 0/1 values with the given rate, `√(p (1 - p))`; largest at one half. The normal approximation wants
+ * some ten expected hits and misses.
  *
  * @category constructors
  * @since 0.1.0
@@ -64,8 +64,9 @@ export const ofRate = (rate: number): Estimate.Estimate =>
   assumed(Math.sqrt(between("a rate", rate) * (1 - rate)), `assumed rate ${rate}, no interval`)
 
 /**
- * The spread of a difference of two systems that answer different items, `n` each: `√(first² + second²)`. Where both answer
- * the same items, take the {@link pilot} of their differences instead: it is smaller wherever they agree on what is hard.
+ * The spread of a difference of two systems that answer different items, `n` each: `√(first² + second²)`. Where both
+ * answer the same items, take the {@link pilot} of their differences instead: it is smaller wherever they agree on
+ * what is hard.
  *
  * @category constructors
  * @since 0.1.0
@@ -99,9 +100,9 @@ const rootMeanSquare = (values: Float64Array): number =>
   Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / (values.length - 1))
 
 /**
- * The spread found in a pilot, with its percentile bootstrap interval: of a sample, or of `Sample.difference` of a pair. In
- * a sample with clusters it is what makes `spread / √n` the clustered standard error: it holds for evaluations with clusters
- * of the same sizes.
+ * The spread found in a pilot, with its percentile bootstrap interval: of a sample, or of `Sample.difference` of a
+ * pair. In a sample with clusters it is what makes `spread / √n` the clustered standard error: it holds for
+ * evaluations with clusters of the same sizes.
  *
  * Throws `RangeError` where the pilot has one value or one cluster, which shows no spread.
  *
@@ -153,8 +154,8 @@ const say = ({ alpha = 0.05, power = 0.8 }: Aims) => `power ${power}, alpha ${al
  *
  *     (z_{1 - alpha/2} + z_power) spread / √n
  *
- * The interval is that of the spread. Source: Miller 2024, arXiv:2411.00640, section 5. Throws `RangeError` unless `n` is a
- * whole number from 1.
+ * The interval is that of the spread. Source: Miller 2024, arXiv:2411.00640, section 5. Throws `RangeError` unless
+ * `n` is a whole number from 1.
  *
  * @category math
  * @since 0.1.0
