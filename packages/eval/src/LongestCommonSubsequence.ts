@@ -1,9 +1,9 @@
 /**
  * Longest common subsequences of token lists, bit by bit.
  *
- * For each token of the second list, a row of bits says where the length of the longest common subsequence with the first
- * list grows: bit `i` is 0 where `L[i + 1] = L[i] + 1`. A row follows from the one before it by one addition per word of 30
- * bits, and only words with a matching token change, save for carries.
+ * For each token of the second list, a row of bits says where the length of the longest common subsequence with the
+ * first list grows: bit `i` is 0 where `L[i + 1] = L[i] + 1`. A row follows from the one before it by one addition per
+ * word of 30 bits, and only words with a matching token change, save for carries.
  *
  * Source: Hyyrö 2004, Bit-parallel LCS-length computation revisited.
  *
@@ -81,9 +81,9 @@ export const length = (first: ReadonlyArray<string>, second: ReadonlyArray<strin
 }
 
 /**
- * Makes a function of a second list that gives the places in the first, ascending, of one longest common subsequence. Of
- * several it is the one that is met walking back from both ends and, where tokens differ, giving up a token of the first
- * list unless that would make it shorter.
+ * Makes a function of a second list that gives the places in the first, ascending, of one longest common subsequence.
+ * Of several it is the one that is met walking back from both ends and, where tokens differ, giving up a token of the
+ * first list unless that would make it shorter.
  *
  * **Details**
  *

@@ -1,5 +1,6 @@
 /**
- * Judges made of language models: a policy is asked a question, and how likely it finds each of two given answers decides.
+ * Judges made of language models: a policy is asked a question, and how likely it finds each of two given answers
+ * decides.
  *
  * Nothing is sampled. With `p` the probability of an answer, the product over its tokens, the result is
  * `p(Yes) / (p(Yes) + p(No))`: what the model would rather say is left out.
@@ -16,9 +17,9 @@ import * as Loglikelihood from "./Loglikelihood.ts"
  *
  * **Details**
  *
- * `content` is text, or messages for a chat template. Its places are `{prompt}`, `{completion}` and `{question}` where one
- * answer is asked about, `{prompt}`, `{first}` and `{second}` where two are compared. `answers`: Yes and No, or the first and the
- * second answer's names, with the white space that stands before them.
+ * `content` is text, or messages for a chat template. Its places are `{prompt}`, `{completion}` and `{question}` where
+ * one answer is asked about, `{prompt}`, `{first}` and `{second}` where two are compared. `answers`: Yes and No, or the
+ * first and the second answer's names, with the white space that stands before them.
  *
  * @category models
  * @since 0.1.0
@@ -60,8 +61,8 @@ export const trueFalse: Template = {
  */
 export const aOrB: Template = {
   content:
-    "Prompt: {prompt}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\nQuestion: Which answer is better? Reply with A or B." +
-    "\n\nReply:",
+    "Prompt: {prompt}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\n" +
+    "Question: Which answer is better? Reply with A or B.\n\nReply:",
   answers: [" A", " B"]
 }
 
@@ -108,8 +109,8 @@ const fill = (content: Prompt.Content, fields: Fields): Prompt.Content => {
 }
 
 /**
- * The answers as continuations of one prompt, which is everything that they have in common: so they stay comparable where
- * a tokenizer merges the prompt's end with an answer's beginning.
+ * The answers as continuations of one prompt, which is everything that they have in common: so they stay comparable
+ * where a tokenizer merges the prompt's end with an answer's beginning.
  */
 const continuations = (
   tokenizer: Tokenizer.Tokenizer,
@@ -133,7 +134,7 @@ const continuations = (
     if (common === 0) return yield* Result.fail("the prompt template has no tokens before its answers")
     if (common === yes.length || common === no.length) {
       return yield* Result.fail(
-        `the tokens of ${JSON.stringify(template.answers)} cannot be told apart, one begins with the other; choose others`
+        `the tokens of ${JSON.stringify(template.answers)} cannot be told apart: one begins with the other`
       )
     }
     const shared = yes.subarray(0, common)
@@ -229,9 +230,9 @@ export const grader = (policy: Policy.PolicyShape, options?: Options): Judge.Gra
 }
 
 /**
- * Makes a judge of a policy that is asked the same yes-or-no question about both answers: the one with the higher p(Yes)
- * wins, and where they differ by no more than `margin`, 0 unless given, it is a tie. Each answer is seen alone, so the
- * order of the two does not matter.
+ * Makes a judge of a policy that is asked the same yes-or-no question about both answers: the one with the higher
+ * p(Yes) wins, and where they differ by no more than `margin`, 0 unless given, it is a tie. Each answer is seen alone,
+ * so the order of the two does not matter.
  *
  * @see {@link grader} for how the model is asked, and what fails
  * @category constructors

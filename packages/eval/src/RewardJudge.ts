@@ -12,8 +12,8 @@ import * as Judge from "./Judge.ts"
  *
  * **Details**
  *
- * `margin`: scores that differ by no more than this are a tie; 0, the default, leaves equal scores as ties. `tokenizer`:
- * that of a reward model which reads tokens. Without one the model is given texts, and no tokens.
+ * `margin`: scores that differ by no more than this are a tie; 0, the default, leaves equal scores as ties.
+ * `tokenizer`: that of a reward model which reads tokens. Without one the model is given texts, and no tokens.
  *
  * @category models
  * @since 0.1.0

@@ -1,9 +1,9 @@
 /**
  * ROUGE: what a text shares with a reference, in n-grams and in longest common subsequences.
  *
- * Definitions and default tokens are those of the Python package `rouge_score`, without its stemmer: lower case, runs of
- * `a-z` and `0-9`. Letters outside these, accented ones too, separate tokens; give a `tokenize` of your own for languages
- * other than English.
+ * Definitions and default tokens are those of the Python package `rouge_score`, without its stemmer: lower case, runs
+ * of `a-z` and `0-9`. Letters outside these, accented ones too, separate tokens; give a `tokenize` of your own for
+ * languages other than English.
  *
  * Source: Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries.
  *
@@ -101,14 +101,14 @@ const tally = (sentences: ReadonlyArray<ReadonlyArray<string>>): Map<string, num
 }
 
 /**
- * ROUGE-Lsum of a text whose sentences stand on lines of their own: for each sentence of the reference, the union of its
- * longest common subsequences with all sentences of the candidate.
+ * ROUGE-Lsum of a text whose sentences stand on lines of their own: for each sentence of the reference, the union of
+ * its longest common subsequences with all sentences of the candidate.
  *
  * **Details**
  *
- * As in `rouge_score` and ROUGE 1.5.5, a token counts no more often than it is in the candidate. Of several longest common
- * subsequences the one of {@link LongestCommonSubsequence.indices} is taken, as there. Texts without line breaks have the
- * value of {@link l}.
+ * As in `rouge_score` and ROUGE 1.5.5, a token counts no more often than it is in the candidate. Of several longest
+ * common subsequences the one of {@link LongestCommonSubsequence.indices} is taken, as there. Texts without line breaks
+ * have the value of {@link l}.
  *
  * @category math
  * @since 0.1.0

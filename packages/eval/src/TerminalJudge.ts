@@ -1,5 +1,6 @@
 /**
- * The person at the terminal as a judge: sees two answers without knowing which is which, or answers yes-or-no questions.
+ * The person at the terminal as a judge: sees two answers without knowing which is which, or answers yes-or-no
+ * questions.
  *
  * Every judgement can be kept in a JSON Lines file as soon as it is given, so that leaving costs nothing: what the file
  * has is not asked again.
@@ -9,6 +10,7 @@
 import { JsonLines, NextToken } from "@attune/core"
 import { Effect, FileSystem, Layer, Result, Schema, Terminal } from "effect"
 import * as Judge from "./Judge.ts"
+import * as VisibleText from "./VisibleText.ts"
 
 /**
  * A line of the file of a judge.
@@ -59,8 +61,8 @@ export type Question = typeof Question.Type
  *
  * **Details**
  *
- * `seed`: a 32-bit integer that decides for each comparison which answer stands above the other. `file`: where judgements are
- * kept; without it they are lost when the program ends.
+ * `seed`: a 32-bit integer that decides for each comparison which answer stands above the other. `file`: where
+ * judgements are kept; without it they are lost when the program ends.
  *
  * @category models
  * @since 0.1.0
@@ -131,13 +133,6 @@ const journal = Effect.fnUntraced(function* <A>(
   }
 })
 
-// Texts of models may hold what moves the cursor or recolours the screen.
-const visible = (text: string): string =>
-  text.replace(/[^\P{Cc}\n\t]/gu, (control) => {
-    const code = control.charCodeAt(0)
-    return code < 0x20 ? String.fromCharCode(0x2400 + code) : code === 0x7f ? "\u2421" : "\ufffd"
-  })
-
 const ask = Effect.fnUntraced(function* <A>(
   terminal: Terminal.Terminal,
   { file, id }: { readonly file: string | undefined; readonly id: string },
@@ -172,14 +167,15 @@ const questionKey = ({ completion, id, prompt, question }: Judge.Question): stri
   JSON.stringify([id, prompt, completion, question])
 
 /**
- * Makes a judge of the person at the terminal, who answers 1, 2 or t for a tie and is asked again until the reply can be used.
+ * Makes a judge of the person at the terminal, who answers 1, 2 or t for a tie and is asked again until the reply can
+ * be used.
  *
  * **Details**
  *
- * Which answer stands above depends on the seed and on the comparison alone, not on what was asked before. Ids and names
- * of systems are not shown; control characters are shown as symbols. Each judgement is on the disk (`fsync`) before the
- * next question is asked. The same comparison, texts included, is asked once; with its answers exchanged it is another one. A
- * line that a crash cut off is dropped and asked again.
+ * Which answer stands above depends on the seed and on the comparison alone, not on what was asked before. Ids and
+ * names of systems are not shown; characters that are invisible or move the cursor are spelled out. Each judgement is
+ * on the disk (`fsync`) before the next question is asked. The same comparison, texts included, is asked once; with its
+ * answers exchanged it is another one. A line that a crash cut off is dropped and asked again.
  *
  * Fails where the file cannot be used, and, naming the comparison, when the person leaves (Ctrl-C or end of input).
  *
@@ -209,8 +205,8 @@ export const judge: (
         terminal,
         { file, id },
         [
-          `Comparison ${i + 1} of ${comparisons.length}\n\n${visible(prompt)}\n\n` +
-            `[1]\n${visible(above === "first" ? first : second)}\n\n[2]\n${visible(below === "first" ? first : second)}`,
+          `Comparison ${i + 1} of ${comparisons.length}\n\n${VisibleText.show(prompt)}\n\n` +
+            `[1]\n${VisibleText.show(comparison[above])}\n\n[2]\n${VisibleText.show(comparison[below])}`,
           "Which answer is better? Reply 1, 2, or t for a tie."
         ],
         (reply) => (reply === "1" ? above : reply === "2" ? below : /^t(ie)?$/i.test(reply) ? "tie" : undefined)
@@ -247,8 +243,9 @@ export const grader: (
           terminal,
           { file, id },
           [
-            `Question ${i + 1} of ${questions.length}\n\n${visible(prompt)}\n\n[Answer]\n${visible(completion)}`,
-            `${visible(question)} Reply y or n.`
+            `Question ${i + 1} of ${questions.length}\n\n${VisibleText.show(prompt)}\n\n` +
+              `[Answer]\n${VisibleText.show(completion)}`,
+            `${VisibleText.show(question)} Reply y or n.`
           ],
           (reply) => (/^y(es)?$/i.test(reply) ? true : /^no?$/i.test(reply) ? false : undefined)
         )

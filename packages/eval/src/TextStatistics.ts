@@ -20,7 +20,8 @@ import * as Score from "./Score.ts"
 export type Tokens = ReadonlyArray<string> | ReadonlyArray<number> | Int32Array
 
 /**
- * Number of characters: Unicode code points, so that a letter outside the basic plane is one. A lone surrogate is one too.
+ * Number of characters: Unicode code points, so that a letter outside the basic plane is one. A lone surrogate is one
+ * too.
  *
  * @category math
  * @since 0.1.0
@@ -32,8 +33,8 @@ export const characters = (text: string): number => {
 }
 
 /**
- * The words of a text as `Intl.Segmenter` finds them (Unicode Standard Annex 29): without spaces and punctuation, case kept,
- * and in languages written without spaces too. `locale` names the language, `en` unless given.
+ * The words of a text as `Intl.Segmenter` finds them (Unicode Standard Annex 29): without spaces and punctuation, case
+ * kept, and in languages written without spaces too. `locale` names the language, `en` unless given.
  *
  * @category transforming
  * @since 0.1.0
@@ -60,8 +61,8 @@ const numbered = (tokens: Tokens): Int32Array => {
 }
 
 /**
- * Numbers for the runs of `length + step` tokens, from those of the runs of `length` that they begin and end with. `base` is
- * above all of those.
+ * Numbers for the runs of `length + step` tokens, from those of the runs of `length` that they begin and end with.
+ * `base` is above all of those.
  */
 const joined = (
   runs: Int32Array,
@@ -98,8 +99,8 @@ const grams = (texts: ReadonlyArray<Tokens>, n: number): { readonly distinct: nu
  *
  * **Details**
  *
- * Source: Li et al. 2016, arXiv:1510.03055, section 5, which scales by the number of tokens. Others divide by the number of
- * n-grams; for one text that is `1 - repeated(text, n)`.
+ * Source: Li et al. 2016, arXiv:1510.03055, section 5, which scales by the number of tokens. Others divide by the
+ * number of n-grams; for one text that is `1 - repeated(text, n)`.
  *
  * **Gotchas**
  *
@@ -114,7 +115,8 @@ export const distinct = (texts: ReadonlyArray<Tokens>, n: number): number => {
 }
 
 /**
- * {@link distinct} as an estimate, which has no interval: a resample repeats texts, so the bootstrap's values are too low.
+ * {@link distinct} as an estimate, which has no interval: a resample repeats texts, so the bootstrap's values are too
+ * low.
  *
  * @category math
  * @since 0.1.0
@@ -145,8 +147,8 @@ export const repeated = (tokens: Tokens, n: number): number => {
 }
 
 /**
- * A run of tokens that a text has at two places, which may overlap: `length` tokens from the first and from the second place
- * on.
+ * A run of tokens that a text has at two places, which may overlap: `length` tokens from the first and from the second
+ * place on.
  *
  * @category models
  * @since 0.1.0
@@ -244,13 +246,13 @@ export interface Options {
 }
 
 /**
- * Means over texts of their length (`characters`, `words`, `tokens`), of distinct-n (`distinct_1`, …) and of repeated n-grams
- * (`repeated_1`, …) within each text, and of the longest repeat (`longest_repeat`), with intervals.
+ * Means over texts of their length (`characters`, `words`, `tokens`), of distinct-n (`distinct_1`, …) and of repeated
+ * n-grams (`repeated_1`, …) within each text, and of the longest repeat (`longest_repeat`), with intervals.
  *
  * **Gotchas**
  *
- * `higherIsBetter` is false for lengths, for want of a third value: between equally good answers the shorter one is better.
- * An empty text has distinct-n 0 and repeats nothing.
+ * `higherIsBetter` is false for lengths, for want of a third value: between equally good answers the shorter one is
+ * better. An empty text has distinct-n 0 and repeats nothing.
  *
  * @category combining
  * @since 0.1.0

@@ -113,8 +113,8 @@ describe("the person at the terminal as a judge", () => {
         const all = shown.join("")
         assert.notInclude(all, "system-x")
         assert.include(all, "tab\t\nline")
-        assert.include(all, "\u241b[2Jred\u240d\n")
-        assert.include(all, "del\u2421\ufffd1m é😀\n")
+        assert.include(all, "⟨U+001B⟩[2Jred⟨U+000D⟩\n")
+        assert.include(all, "del⟨U+007F⟩⟨U+009B⟩1m é😀\n")
       })
     )
 
