@@ -175,7 +175,8 @@ export interface ChatEndpoint {
   readonly ask: (messages: ReadonlyArray<Prompt.Message>, options?: AskOptions) => Effect.Effect<Answer, ChatError>
   /**
    * The model's answer as JSON, decoded. An answer that does not fit the schema is shown to the model with what is wrong
-   * and asked for once more; the second time it is an error.
+   * and asked for once more; the second time it is an error. With `jsonMode` `"json_schema"` the schema is one of an
+   * object; optional keys and the like are sent as such servers want them.
    */
   readonly askJson: <A>(
     messages: ReadonlyArray<Prompt.Message>,
@@ -351,7 +352,8 @@ const refusalFault = (status: number, json: unknown, wait: number | undefined): 
  * timeout, a broken connection, an interrupted fiber), the whole is counted, as the server may charge for it. An error
  * status without usage counts as a request of no tokens.
  *
- * Interrupting `ask` aborts its request.
+ * Interrupting `ask` aborts its request. Retries are logged at debug level, waits of 10 seconds and more at info level. For
+ * further headers, give an `HttpClient` that adds them (`HttpClient.mapRequest`).
  *
  * **Example** (Asking a model within a budget)
  *
@@ -525,8 +527,11 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
         }
         if (wait !== undefined) notBefore = Math.max(notBefore, (yield* Clock.currentTimeMillis) + wait)
         const full = Math.min(longestPause, pause * 2 ** (attempts - 1))
+        // A long wait would look like a program that hangs.
+        const waiting = wait === undefined ? "" : `; the server asks to wait ${Math.ceil(wait / 1000)} s`
+        const log = wait !== undefined && wait >= 10_000 ? Effect.logInfo : Effect.logDebug
+        yield* log(`${model} at ${host}: ${clean(detail)}${waiting}`).pipe(Effect.annotateLogs({ attempts, reason }))
         yield* Effect.sleep(full * (0.5 + 0.5 * (yield* Random.next)))
-        yield* Effect.logDebug(`${model} at ${host}: ${clean(detail)}`).pipe(Effect.annotateLogs({ attempts, reason }))
       }
     })
 
