@@ -101,6 +101,18 @@ describe("a benchmark prints a line of JSON for each case", () => {
     })
   )
 
+  it.effect("bootstrap, beside a peer", () =>
+    Effect.gen(function* () {
+      const few = ["--values", "50", "--resamples", "20", "--rounds", "2"]
+      const { code, err, out } = yield* bench("bootstrap", "--json", ...few, "--peer", `echo '{"bootstrap_ms": 1e6}'`)
+      assert.strictEqual(code, 0, err)
+      const [percentile, peer, ratio, bca] = lines(out)
+      assert.deepStrictEqual([percentile.case, percentile.unit, percentile.n], ["percentile, 20 x 50", "ms", 2])
+      assert.deepStrictEqual([peer.value, bca.case, bca.n], [1e6, "BCa, 20 x 50", 2])
+      assert.closeTo(ratio.value / (1e6 / percentile.value), 1, 1e-4)
+    })
+  )
+
   it.effect("or says what was wrong", () =>
     Effect.gen(function* () {
       const cases = [
