@@ -74,6 +74,7 @@ th, td { padding: 0.42rem 0.75rem; text-align: left; vertical-align: top; unicod
 th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 thead th { border-bottom: 1.5px solid var(--muted); font-weight: 600; vertical-align: bottom; }
+thead .number, thead .estimate { white-space: normal; }
 tbody tr + tr > * { border-top: 1px solid var(--rule); }
 tbody th { font-weight: 600; }
 tbody th, td.text, td.mono { min-width: 7.5rem; }
@@ -84,7 +85,7 @@ td.none { color: var(--muted); font-style: italic; white-space: normal; min-widt
 .empty { color: var(--muted); font-style: italic; }
 .plot { display: block; width: 100%; height: auto; color: var(--muted); font-family: inherit; }
 .plot text { white-space: pre; }
-.picture { max-width: 900px; }
+.picture { max-width: 860px; }
 .picture .narrow { display: none; }
 .square .plot { max-width: 420px; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0.3rem 1.25rem; margin: 0 0 0.6rem; padding: 0; font-size: 0.9rem; }
@@ -125,6 +126,9 @@ footer { margin-top: 3rem; color: var(--muted); font-size: 0.85rem; }
   h2, h3, figcaption { break-after: avoid; }
   nav, details:not([open]) { display: none; }
   .scroll { overflow: visible; }
+  table { font-size: 8.5pt; }
+  th, td, tbody th, td.text, td.mono, td.none { padding: 0.25rem 0.4rem; min-width: 0; white-space: normal; }
+  .outputs { grid-template-columns: repeat(auto-fit, minmax(min(100%, 12rem), 1fr)); }
   a { color: inherit; text-decoration: none; }
 }
 `
@@ -175,7 +179,7 @@ ${rows.map((row) => html`<tr>${row.map(cell)}</tr>\n`)}</tbody>
 </table></div>${notes.length === 0 ? nothing : html`<p class="notes">${notes.join(" ")}</p>`}`
 }
 
-const wide = 900
+const wide = 720
 const narrow = 330
 
 const plot = (block: Plot.Plotted): Markup => {

@@ -240,6 +240,17 @@ describe.skipIf(Browser.path === undefined)("HtmlReport in a browser", () => {
     }
   }
 
+  it("prints in light colours within the width of a sheet", async () => {
+    const { page } = await open("print", HtmlReport.render(report), 680, "dark")
+    await page.emulateMedia({ media: "print", colorScheme: "dark" })
+    assert.isAtMost(await page.evaluate<number>("document.documentElement.scrollWidth - innerWidth"), 0)
+    const { faint, html } = await page.evaluate<Contrast>(contrast)
+    assert.isAbove(html, 100)
+    assert.deepStrictEqual(faint, [])
+    assert.strictEqual(await page.evaluate<string>("getComputedStyle(document.body).color"), "rgb(22, 25, 29)")
+    await page.close()
+  })
+
   for (const [turn, choice] of ReportInstances.choices.entries()) {
     it(`runs nothing of what is in the texts of a report (${choice})`, async () => {
       const tags = "Array.from(document.querySelectorAll('*'), (element) => element.tagName)"
