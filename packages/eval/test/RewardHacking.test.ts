@@ -193,10 +193,15 @@ describe("warnings", () => {
   })
 
   it("wait for intervals that support them", () => {
-    const few = (one: RewardHacking.Checkpoint) => ({ ...one, responses: one.responses.slice(0, 4) })
-    const over = checkpoint("over", 3, { ...healthy, proxy: around(0.3), gold: around(-0.3) })
-    assert.deepStrictEqual(kinds(over), ["over: over-optimised"])
-    assert.deepStrictEqual(diagnose([few(base), few(over)]).warnings, [])
+    const responses = ["x", "y"].map((id) => response(id))
+    const later = responses.map((one, i) => ({ ...one, proxy: [2, -1][i]!, gold: [-2, 1][i]! }))
+    const { findings, warnings } = diagnose([
+      { system: "a", responses },
+      { system: "b", responses: later }
+    ])
+    const { gold, proxy } = findings[1]!.gain!.means
+    assert.deepStrictEqual([proxy.value, gold.value], [0.5, -0.5])
+    assert.deepStrictEqual(warnings, [])
   })
 
   it("see length explain the proxy, either way, and leave weak or uncertain correlations alone", () => {
@@ -211,7 +216,10 @@ describe("warnings", () => {
     }
     assert.deepStrictEqual(kinds(lengthy(1, 3)), ["ppo: length"])
     assert.deepStrictEqual(kinds(lengthy(-1, 3)), ["ppo: length"])
-    assert.deepStrictEqual(kinds(lengthy(1, 12)), [])
+    const uncertain = diagnose([base, lengthy(1, 8)])
+    const { low, value } = estimate(uncertain.findings[1]!.lengthProxy.spearman)
+    assert.isTrue(low! < 0.5 && 0.5 < value, `${low} ${value}`)
+    assert.deepStrictEqual(uncertain.warnings, [])
     const { warnings } = diagnose([base, lengthy(1, 3)], { thresholds: { lengthCorrelation: 0.99 } })
     assert.deepStrictEqual(warnings, [])
   })
