@@ -18,6 +18,8 @@ import * as UserFunction from "./UserFunction.ts"
  */
 export class RewardModelError extends Schema.TaggedError<RewardModelError>()("RewardModelError", {
   model: Schema.String,
+  /** Place of the answer at fault among those that were asked about, where it is one's. */
+  answer: Schema.optionalKey(Schema.Int),
   reason: Schema.String,
   cause: Schema.optionalKey(Schema.Defect())
 }) {
@@ -63,16 +65,25 @@ const checked = (
   scores: ArrayLike<number>,
   count: number
 ): Effect.Effect<Float32Array, RewardModelError> => {
-  const fail = (reason: string) => Effect.fail(new RewardModelError({ model: name, reason }))
-  if (scores.length !== count) return fail(`returned ${scores.length} scores for ${count} answers`)
+  if (scores.length !== count) {
+    return Effect.fail(
+      new RewardModelError({ model: name, reason: `returned ${scores.length} scores for ${count} answers` })
+    )
+  }
   const result = Float32Array.from(scores)
   const bad = result.findIndex((score) => !Number.isFinite(score))
   if (bad < 0) return Effect.succeed(result)
-  return fail(`scored answer ${bad} of ${count} as ${scores[bad]}; a score must be a finite number`)
+  const reason = `scored answer ${bad} of ${count} as ${scores[bad]}; a score must be a finite number`
+  return Effect.fail(new RewardModelError({ model: name, answer: bad, reason }))
 }
 
-const failed = (name: string) => (cause: unknown) =>
-  new RewardModelError({ model: name, reason: cause instanceof Error ? cause.message : String(cause), cause })
+const failed = (name: string, answer?: number) => (cause: unknown) =>
+  new RewardModelError({
+    model: name,
+    ...(answer === undefined ? {} : { answer }),
+    reason: cause instanceof Error ? cause.message : String(cause),
+    cause
+  })
 
 /**
  * Makes a reward model of a function of one answer, which may return a number, a promise or an effect.
@@ -91,9 +102,11 @@ export const fromFunction = (
 ): RewardModelShape => ({
   name,
   score: Effect.fn("RewardModel.score")(function* (answers) {
-    const scores = yield* Effect.forEach(answers, (answer) => UserFunction.call(() => score(answer)), {
-      concurrency: options?.concurrency ?? 1
-    }).pipe(Effect.mapError(failed(name)))
+    const scores = yield* Effect.forEach(
+      answers,
+      (answer, i) => UserFunction.call(() => score(answer)).pipe(Effect.mapError(failed(name, i))),
+      { concurrency: options?.concurrency ?? 1 }
+    )
     return yield* checked(name, scores, answers.length)
   })
 })

@@ -52,7 +52,18 @@ export const make = (model: RewardModel.RewardModelShape, options?: Options): Ju
       })
       const scores = yield* model
         .score(answers)
-        .pipe(Effect.mapError((cause) => new Judge.JudgeError({ judge: name, reason: cause.reason, cause })))
+        .pipe(
+          Effect.mapError((cause) => {
+            // Two answers to a comparison.
+            const item = cause.answer === undefined ? undefined : comparisons[Math.floor(cause.answer / 2)]?.id
+            return new Judge.JudgeError({
+              judge: name,
+              reason: cause.reason,
+              cause,
+              ...(item === undefined ? {} : { item })
+            })
+          })
+        )
       return yield* Effect.fromResult(Judge.byScore(name, comparisons, scores, margin))
     })
   }

@@ -78,9 +78,10 @@ describe("RewardJudge", () => {
         (yield* Effect.flip(RewardJudge.make(short).compare(comparisons))).message,
         'judge short, item "a": gave 1 answers to 6 questions'
       )
-      const failing = RewardModel.fromFunction("failing", () => Number.NaN)
+      let asked = 0
+      const failing = RewardModel.fromFunction("failing", () => (asked++ === 2 ? Number.NaN : 0))
       const error = yield* Effect.flip(RewardJudge.make(failing).compare(comparisons))
-      assert.match(error.message, /^judge failing: scored answer 0 of 6 as NaN/)
+      assert.match(error.message, /^judge failing, item "b": scored answer 2 of 6 as NaN/)
       assert.instanceOf(error.cause, RewardModel.RewardModelError)
     })
   )

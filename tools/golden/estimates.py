@@ -1,6 +1,6 @@
 """Writes what scipy, statsmodels and exact fractions say about the statistics of @attune/eval.
 
-usage: python tools/golden/statistics.py packages/eval/test/statistics.golden.json
+usage: python tools/golden/estimates.py packages/eval/test/statistics.golden.json
 needs: numpy, scipy, statsmodels
 
 { versions, seed,
