@@ -128,6 +128,7 @@ footer { margin-top: 3rem; color: var(--muted); font-size: 0.85rem; }
   .scroll { overflow: visible; }
   table { font-size: 8.5pt; }
   th, td, tbody th, td.text, td.mono, td.none { padding: 0.25rem 0.4rem; min-width: 0; white-space: normal; }
+  td.mono { min-width: 4rem; font-size: 8pt; }
   .outputs { grid-template-columns: repeat(auto-fit, minmax(min(100%, 12rem), 1fr)); }
   a { color: inherit; text-decoration: none; }
 }

@@ -137,7 +137,7 @@ export const report: Report.Report = {
         {
           _tag: "Forest",
           title: "Win rate of ppo-ptx",
-          caption: "Both orders judged; a tie counts one half. Intervals by bootstrap over prompts.",
+          caption: "Both orders judged; a tie counts one half. Wilson intervals over prompts.",
           xLabel: "win rate",
           reference: 0.5,
           favours: { below: "the other system", above: "ppo-ptx" },
