@@ -154,9 +154,18 @@ const logLikelihood = (wins: Wins, strengths: Float64Array): number => {
 export const strengths = (wins: Wins): Float64Array | undefined => {
   if (neverWon(wins) !== undefined) return undefined
   const count = wins.length
-  let current = new Float64Array(count)
-  let likelihood = logLikelihood(wins, current)
-  for (let iteration = 0; iteration < 200; iteration++) {
+  let current: Float64Array = new Float64Array(count)
+  let step: Float64Array = new Float64Array(count)
+  let best = Number.NEGATIVE_INFINITY
+  for (let iteration = 0; iteration < 500; iteration++) {
+    const likelihood = logLikelihood(wins, current)
+    // A full step may pass the maximum: half of it then, unless only rounding is lost.
+    if (likelihood < best - 1e-12 * Math.abs(best)) {
+      step = step.map((value) => value / 2)
+      current = current.map((value, i) => value - step[i]!)
+      continue
+    }
+    best = likelihood
     const gradient = new Float64Array(count)
     // 1 / K everywhere pins the direction in which all strengths move together, along which the likelihood is flat.
     const information = Array.from(gradient, () => new Float64Array(count).fill(1 / count))
@@ -170,20 +179,13 @@ export const strengths = (wins: Wins): Float64Array | undefined => {
         information[i]![j]! -= games * p * (1 - p)
       }
     }
-    const step = solve(information, gradient)
-    if (step.every((value) => Math.abs(value) < 1e-12)) return current
-    let next = current.map((value, i) => value + step[i]!)
-    for (let halvings = 0; halvings < 60 && logLikelihood(wins, next) < likelihood; halvings++) {
-      next = next.map((value, i) => (value + current[i]!) / 2)
-    }
-    const reachedNow = logLikelihood(wins, next)
-    // At the maximum rounding is all that is left to climb.
-    if (!(reachedNow > likelihood)) return step.every((value) => Math.abs(value) < 1e-6) ? next : current
-    const mean = next.reduce((sum, value) => sum + value, 0) / count
-    current = next.map((value) => value - mean)
-    likelihood = reachedNow
+    step = solve(information, gradient)
+    current = current.map((value, i) => value + step[i]!)
+    // Each step squares the error of the one before.
+    if (step.every((value) => Math.abs(value) < 1e-7)) break
   }
-  return current
+  const mean = current.reduce((sum, value) => sum + value, 0) / count
+  return current.map((value) => value - mean)
 }
 
 /**
@@ -221,13 +223,27 @@ interface Indexed {
   readonly cluster: string | undefined
 }
 
-const tally = (count: number, matches: ReadonlyArray<Indexed>, prior: number): ReadonlyArray<Float64Array> => {
-  const wins = Array.from({ length: count }, (_, i) => new Float64Array(count).map((_, j) => (i === j ? 0 : prior / 2)))
+/** The wins of a cluster: how many in which cells of the matrix, row by row. */
+type Entries = ReadonlyArray<readonly [cell: number, wins: number]>
+
+const entriesOf = (count: number, matches: ReadonlyArray<Indexed>): Entries => {
+  const cells = new Map<number, number>()
+  const add = (cell: number, wins: number) => wins > 0 && cells.set(cell, (cells.get(cell) ?? 0) + wins)
   for (const { first, second, win } of matches) {
-    wins[first]![second]! += win
-    wins[second]![first]! += 1 - win
+    add(first * count + second, win)
+    add(second * count + first, 1 - win)
   }
-  return wins
+  return [...cells]
+}
+
+const tally = (count: number, prior: number, draw: ReadonlyArray<Entries>): Wins => {
+  const wins = new Float64Array(count * count).fill(prior / 2)
+  for (const entries of draw) for (const [cell, won] of entries) wins[cell]! += won
+  return Array.from({ length: count }, (_, i) => {
+    const row = wins.subarray(i * count, (i + 1) * count)
+    row[i] = 0
+    return row
+  })
 }
 
 const winOf: Record<Preference, number> = { first: 1, second: 0, tie: 0.5 }
@@ -286,7 +302,7 @@ export const fit = (
       cluster
     })
   )
-  const weakest = neverWon(tally(systems.length, indexed, prior))
+  const weakest = neverWon(tally(systems.length, prior, [entriesOf(systems.length, indexed)]))
   if (weakest !== undefined) {
     const names = weakest.map((i) => systems[i]!)
     const quoted = (of: ReadonlyArray<string>) => of.map((system) => JSON.stringify(system)).join(", ")
@@ -297,10 +313,11 @@ export const fit = (
     return fail(reason, names)
   }
   const count = systems.length
-  const estimates = ClusterBootstrap.joint(
+  const estimates = ClusterBootstrap.summarised(
     indexed,
+    (cluster) => entriesOf(count, cluster),
     (draw) => {
-      const fitted = strengths(tally(count, draw, prior)) ?? new Float64Array(count).fill(Number.NaN)
+      const fitted = strengths(tally(count, prior, draw)) ?? new Float64Array(count).fill(Number.NaN)
       const differences = systems.flatMap((_, i) => systems.slice(i + 1).map((_, k) => fitted[i]! - fitted[i + 1 + k]!))
       return [...fitted, ...differences]
     },

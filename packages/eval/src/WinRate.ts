@@ -558,14 +558,13 @@ const characters = (text: string): number => {
 }
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
-const softplus = (x: number): number => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))
 
 /**
  * Fits `P(win) = σ(θ + φ x)` to wins in `[0, 1]` by Newton's method: the maximum of
  * `Σ (y η - log(1 + e^η)) - λ (θ² + φ²) / 2` with `η = θ + φ x`. The ridge `λ > 0` makes it finite where wins and losses are
  * separated by `x` or all are alike.
  *
- * Shapes: `x` and `y` `[n]`.
+ * Shapes: `x` and `y` `[n]`. `start` is where Newton's method begins, 0 unless given; the result does not depend on it.
  *
  * @category math
  * @since 0.1.0
@@ -573,42 +572,46 @@ const softplus = (x: number): number => Math.max(x, 0) + Math.log1p(Math.exp(-Ma
 export const logistic = (
   x: ArrayLike<number>,
   y: ArrayLike<number>,
-  ridge: number
+  ridge: number,
+  start: { readonly intercept: number; readonly slope: number } = { intercept: 0, slope: 0 }
 ): { readonly intercept: number; readonly slope: number } => {
   if (!(ridge > 0 && Number.isFinite(ridge))) throw new RangeError(`a ridge is a finite number above 0, got ${ridge}`)
-  const objective = (a: number, b: number): number => {
-    let sum = (-ridge * (a * a + b * b)) / 2
-    for (let i = 0; i < x.length; i++) sum += y[i]! * (a + b * x[i]!) - softplus(a + b * x[i]!)
-    return sum
-  }
-  let [a, b] = [0, 0]
-  let best = objective(a, b)
-  for (let iteration = 0; iteration < 100; iteration++) {
+  let { intercept: a, slope: b } = start
+  let [da, db] = [0, 0]
+  let best = Number.NEGATIVE_INFINITY
+  for (let iteration = 0; iteration < 200; iteration++) {
+    let objective = (-ridge * (a * a + b * b)) / 2
     let [ga, gb, haa, hab, hbb] = [-ridge * a, -ridge * b, ridge, 0, ridge]
     for (let i = 0; i < x.length; i++) {
       const xi = x[i]!
-      const p = sigmoid(a + b * xi)
+      const eta = a + b * xi
+      const small = Math.exp(-Math.abs(eta))
+      const p = (eta > 0 ? 1 : small) / (1 + small)
       const w = p * (1 - p)
-      ga += y[i]! - p
-      gb += xi * (y[i]! - p)
+      const residual = y[i]! - p
+      objective += y[i]! * eta - Math.max(eta, 0) - Math.log1p(small)
+      ga += residual
+      gb += residual * xi
       haa += w
       hab += w * xi
       hbb += w * xi * xi
     }
-    const determinant = haa * hbb - hab * hab
-    const [da, db] = [(hbb * ga - hab * gb) / determinant, (haa * gb - hab * ga) / determinant]
-    if (Math.abs(da) + Math.abs(db) < 1e-12) break
-    // A full step may pass the maximum where almost all is separated.
-    let step = 1
-    let next = objective(a + da, b + db)
-    while (next < best && step > 1e-6) {
-      step /= 2
-      next = objective(a + step * da, b + step * db)
+    // Where almost all is separated a full step may pass the maximum: half of it then, unless only rounding is lost.
+    if (objective < best - 1e-10 * Math.abs(best)) {
+      da /= 2
+      db /= 2
+      a -= da
+      b -= db
+      continue
     }
-    if (next < best) break
-    a += step * da
-    b += step * db
-    best = next
+    best = objective
+    const determinant = haa * hbb - hab * hab
+    da = (hbb * ga - hab * gb) / determinant
+    db = (haa * gb - hab * ga) / determinant
+    a += da
+    b += db
+    // Each step squares the error of the one before.
+    if (Math.abs(da) + Math.abs(db) < 1e-8) break
   }
   return { intercept: a, slope: b }
 }
@@ -629,15 +632,19 @@ const deviation = (judgements: ReadonlyArray<Judgement>): number => {
   return Math.sqrt(squares / (judgements.length - 1))
 }
 
-// [win rate at equal length, win rate, effect of length], not a number where lengths differ by one amount throughout.
-const controlled = (judgements: ReadonlyArray<Judgement>, ridge: number): ReadonlyArray<number> => {
+type Coefficients = ReturnType<typeof logistic>
+
+// Nothing where lengths differ by one amount throughout, which is collinear with the intercept.
+const controlled = (
+  judgements: ReadonlyArray<Judgement>,
+  ridge: number,
+  start?: Coefficients
+): Coefficients | undefined => {
   const sd = deviation(judgements)
+  if (!(sd > 0) && judgements[0]!.difference !== 0) return undefined
   const x = Float64Array.from(judgements, ({ difference }) => (difference === 0 ? 0 : Math.tanh(difference / sd)))
   const y = Float64Array.from(judgements, ({ win }) => win)
-  const raw = y.reduce((sum, win) => sum + win, 0) / y.length
-  if (!(sd > 0) && judgements[0]!.difference !== 0) return [Number.NaN, raw, Number.NaN]
-  const { intercept, slope } = logistic(x, y, ridge)
-  return [sigmoid(intercept), raw, slope]
+  return logistic(x, y, ridge, start)
 }
 
 /**
@@ -685,7 +692,8 @@ export const lengthControlled = (
         cluster: sample.clusters?.[i]
       })
     )
-    if (!(deviation(judgements) > 0) && second[0] !== 0) {
+    const fitted = controlled(judgements, ridge)
+    if (fitted === undefined) {
       return yield* Result.fail(
         new Sample.SampleError({
           sample: differences.name,
@@ -693,7 +701,19 @@ export const lengthControlled = (
         })
       )
     }
-    const [value, raw, slope] = ClusterBootstrap.joint(judgements, (draw) => controlled(draw, ridge), options)
+    const [value, raw, slope] = ClusterBootstrap.joint(
+      judgements,
+      (draw) => {
+        const again = controlled(draw, ridge, fitted)
+        const wins = draw.reduce((sum, { win }) => sum + win, 0)
+        return [
+          again === undefined ? Number.NaN : sigmoid(again.intercept),
+          wins / draw.length,
+          again?.slope ?? Number.NaN
+        ]
+      },
+      options
+    )
     // Resamples of verdicts that are all alike differ in lengths only, which says nothing of how sure the rate is.
     const alike = sample.values.every((win) => win === sample.values[0])
     const told = (estimate: Estimate.Estimate) =>

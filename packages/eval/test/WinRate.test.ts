@@ -415,6 +415,19 @@ describe("lengthControlled", () => {
     }
   })
 
+  it("comes to the same fit from afar, where a full step of Newton's method runs away", () => {
+    const { intercept, lengths, ridge, slope, wins } = golden.logistic[0]!
+    const differences = lengths.map(([one, other]) => one - other)
+    const mean = differences.reduce((sum, difference) => sum + difference, 0) / differences.length
+    const squares = differences.reduce((sum, difference) => sum + (difference - mean) ** 2, 0)
+    const x = differences.map((difference) => Math.tanh(difference / Math.sqrt(squares / (differences.length - 1))))
+    for (const start of [undefined, { intercept: 6, slope: -9 }, { intercept: -3, slope: 20 }]) {
+      const fit = WinRate.logistic(x, wins, ridge, start)
+      assert.closeTo(fit.intercept, intercept, 1e-7)
+      assert.closeTo(fit.slope, slope, 1e-7)
+    }
+  })
+
   it("finds equal systems equal where the judge only likes length, and mirrors when they change places", () => {
     const uniforms = NextToken.uniforms(3)
     const lengths = Array.from({ length: 300 }, () => {
