@@ -379,12 +379,15 @@ export const write: (
       return yield* new BigBenchError({ task: task.name, reason })
     }
     const encode = Loglikelihood.textEncoder(policy.tokenizer)
-    const prompts = examples.map((example) => {
+    const prompts: Array<{ readonly truncated: number; readonly prompt: Prompt.Prompt }> = []
+    for (const [i, example] of examples.entries()) {
+      // Encoding a large file takes seconds, in which others want their turn.
+      if (i % 32 === 31) yield* Effect.yieldNow
       const text = prompt(task, example, options)
       const tokens = encode(text)
       const truncated = Math.max(0, tokens.length - room)
-      return { truncated, prompt: Prompt.make(text, tokens.subarray(truncated)) }
-    })
+      prompts.push({ truncated, prompt: Prompt.make(text, tokens.subarray(truncated)) })
+    }
     const progress = yield* Progress.start({
       label: taskName(task, "generate_until", options),
       total: examples.length

@@ -183,6 +183,7 @@ describe("BigBench.write", () => {
       const [written] = yield* BigBench.write(short, task, { maxNewTokens: 4 })
       // beginning of text, "\nQ: abcdefgh\nA: " of 16 characters; 8 fit
       assert.strictEqual(written!.truncated, 9)
+      assert.deepStrictEqual(short.asked[0]!.prompts, ["efgh\nA: "])
       const error = yield* Effect.flip(BigBench.write(short, task, { maxNewTokens: 12 }))
       assert.include(error.message, "an answer may have 12 tokens, the model's context 12")
     })

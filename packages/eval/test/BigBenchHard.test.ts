@@ -28,6 +28,10 @@ describe("BigBenchHard.options", () => {
       { name: "Yes", text: "Yes" },
       { name: "No", text: "No" }
     ])
+    assert.deepStrictEqual(
+      BigBenchHard.options(`Options:\n(X) none\n${input}`).map(({ name }) => name),
+      ["(A)", "(B)", "(C)"]
+    )
     assert.deepStrictEqual(BigBenchHard.options("Point (A) is left of (B).\n(A) or (B)?"), [])
   })
 })
@@ -127,7 +131,7 @@ describe("BigBenchHard scores", () => {
       const again = input.replace("red", "blue")
       const task = yield* read("t.json", { input, target: "(B)" }, { input: again, target: "(C)" })
       const policy = Scripted.policy({
-        answer: (prompt) => (prompt.includes("blue") ? " (C) the sky\n\nQ: more" : " (B)"),
+        answer: (prompt) => (prompt.includes("blue") ? " (C) the skyQ: (A)" : " (B)\n\nMore"),
         logprob: (_, text) => (text === " (B)" ? -1 : -2)
       })
       const written = yield* BigBench.write(policy, task)

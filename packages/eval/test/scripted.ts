@@ -64,7 +64,7 @@ export const policy = ({
       ),
     sample: (prompts, options) =>
       Effect.sync(() => {
-        const texts = prompts.map((prompt) => (typeof prompt === "string" ? prompt : prompt.text))
+        const texts = prompts.map((prompt) => (typeof prompt === "string" ? prompt : tokenizer.decode(prompt.tokens)))
         asked.push({ prompts: texts, options })
         return texts.map((text, i) => {
           const said = answer(text, options.rowSeeds?.[i] ?? 0).slice(0, options.maxNewTokens)
