@@ -146,6 +146,12 @@ const isMean = ({ estimate, sample: { values } }: Score.Score): boolean => {
   return Math.abs(mean - estimate.value) <= 1e-9 * Math.max(1, Math.abs(mean))
 }
 
+/** The first item that is not in the same cluster on both sides. */
+const movedItem = (before: Sample.Sample, after: Sample.Sample): string | undefined => {
+  const clusters = new Map(before.ids.map((id, i) => [id, before.clusters?.[i]]))
+  return after.ids.find((id, i) => clusters.has(id) && clusters.get(id) !== after.clusters?.[i])
+}
+
 type Tested = Omit<Row, "adjustedPValue" | "verdict">
 
 const test = (
@@ -158,6 +164,13 @@ const test = (
   if (after.higherIsBetter !== higherIsBetter || after.unit !== unit) {
     const say = (score: Score.Score) => `${score.unit}, ${score.higherIsBetter ? "higher" : "lower"} is better`
     return refuse(`"${before.system}" has it in ${say(before)}; "${after.system}" in ${say(after)}`, before)
+  }
+  const moved = movedItem(before.sample, after.sample)
+  if (moved !== undefined) {
+    return refuse(
+      `item ${JSON.stringify(moved)} is not in the same cluster before and after; name clusters alike`,
+      before
+    )
   }
   return Result.map(Sample.pair(named(after), named(before)), (pair) => {
     const { difference, method, pValue } = Permutation.paired(pair, { ...options, confidence })
@@ -202,7 +215,7 @@ const verdict = ({ difference, higherIsBetter }: Tested, adjustedPValue: number,
  * hold for each row by itself: one may leave 0 out while the verdict, which answers for all rows at once, finds nothing.
  *
  * Fails where a metric exists on one side only, stands there twice, or differs in unit or direction; and where the items
- * differ, with the first that does.
+ * or their clusters differ, with the first that does.
  *
  * Source of the term and of what it is measured by: Askell et al. 2021, arXiv:2112.00861; Ouyang et al. 2022,
  * arXiv:2203.02155, section 4.2.

@@ -196,6 +196,11 @@ describe("refuses", () => {
     )
   })
 
+  it("items that are in one cluster before and in another, or in none, after", () => {
+    const clustered = score("b", "hellaswag", [1, 1, 1], { clusters: ["p", "p", "q"] })
+    assert.match(messageOf([one], [clustered]), /hellaswag, acc: item "i0" is not in the same cluster/)
+  })
+
   it("two systems on one side, a metric twice, another unit or direction, nothing", () => {
     assert.match(messageOf([one, score("c", "arc", [1])], [two]), /scores before are of "a" and of "c"/)
     assert.match(messageOf([one, one], [two]), /hellaswag, acc: "a" has it twice before/)

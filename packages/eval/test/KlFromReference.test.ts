@@ -1,9 +1,12 @@
 import { Completion, Kl, NextToken, type Policy, Prompt, Rollout } from "@attune/core"
+import { Pretrained } from "@attune/core/hub"
+import { OrtPolicy } from "@attune/core/ort"
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Effect, Result, Schema } from "effect"
 import * as Estimate from "../src/Estimate.ts"
 import * as KlFromReference from "../src/KlFromReference.ts"
 import type * as Sample from "../src/Sample.ts"
+import * as TinyStories from "./tinystories.ts"
 
 const response = (
   id: string,
@@ -294,4 +297,42 @@ describe("fromRollouts", () => {
     )
     assert.match(messageOf(KlFromReference.fromRollouts([rollout(-1)])), /item "0": no refLogprobs/)
   })
+})
+
+describe.skipIf(!TinyStories.present(TinyStories.model))("on a real model", () => {
+  const prompts = ["Once upon a time", "Tom and Sue", "The dog was", "One day, a little girl"]
+  const options = { maxNewTokens: 24, samplesPerPrompt: 4, seed: 3 }
+
+  it.effect("is 0 between a model and itself, and positive to one with flatter logits", () =>
+    Effect.gen(function* () {
+      const base = yield* Pretrained.load(TinyStories.path(TinyStories.model))
+      const policy = yield* OrtPolicy.make(base)
+      const same = yield* KlFromReference.measure(policy, yield* OrtPolicy.make(base), prompts, options)
+      // sampler and scorer are different graphs
+      for (const { value } of Object.values(same.perToken)) assert.closeTo(value, 0, 1e-5)
+      assert.isAtLeast(same.perToken.k1.n, 16)
+
+      const norm = base.weights.get("model.norm.weight")!
+      const scaled = { ...norm, data: (norm.data as Float32Array).map((weight) => 0.7 * weight) } as typeof norm
+      const flat = yield* OrtPolicy.make({
+        ...base,
+        weights: new Map([...base.weights, ["model.norm.weight", scaled]])
+      })
+      const { perResponse } = yield* KlFromReference.measure(policy, flat, prompts, options)
+      assert.isAbove(perResponse.k3.low!, 0)
+      assert.isAbove(perResponse.k1.low!, 0)
+      assert.isTrue(perResponse.k1.low! < perResponse.k3.high! && perResponse.k3.low! < perResponse.k1.high!)
+    }).pipe(Effect.scoped, Effect.provide(TinyStories.layer))
+  )
+
+  it.effect("refuses what was drawn at another temperature", () =>
+    Effect.gen(function* () {
+      const policy = yield* TinyStories.policy
+      const prompt = Prompt.make(prompts[0]!, policy.tokenizer.encode(prompts[0]!))
+      const [completion] = yield* policy.sample([prompt], { maxNewTokens: 8, temperature: 0.5 })
+      const [refLogprobs] = yield* policy.logprobs([{ prompt: prompt.tokens, completion: completion!.tokens }])
+      const rollout = Rollout.make({ prompt, completion: completion!, refLogprobs: refLogprobs! })
+      assert.match(messageOf(KlFromReference.fromRollouts([rollout])), /draw at temperature 1/)
+    }).pipe(Effect.scoped, Effect.provide(TinyStories.layer))
+  )
 })
