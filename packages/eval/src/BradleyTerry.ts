@@ -135,7 +135,7 @@ const logLikelihood = (wins: Wins, strengths: Float64Array): number => {
   let sum = 0
   for (let i = 0; i < wins.length; i++) {
     for (let j = 0; j < wins.length; j++) {
-      if (wins[i]![j]! > 0) sum -= wins[i]![j]! * softplus(strengths[j]! - strengths[i]!)
+      if (i !== j && wins[i]![j]! > 0) sum -= wins[i]![j]! * softplus(strengths[j]! - strengths[i]!)
     }
   }
   return sum
@@ -239,11 +239,7 @@ const entriesOf = (count: number, matches: ReadonlyArray<Indexed>): Entries => {
 const tally = (count: number, prior: number, draw: ReadonlyArray<Entries>): Wins => {
   const wins = new Float64Array(count * count).fill(prior / 2)
   for (const entries of draw) for (const [cell, won] of entries) wins[cell]! += won
-  return Array.from({ length: count }, (_, i) => {
-    const row = wins.subarray(i * count, (i + 1) * count)
-    row[i] = 0
-    return row
-  })
+  return Array.from({ length: count }, (_, i) => wins.subarray(i * count, (i + 1) * count))
 }
 
 const winOf: Record<Preference, number> = { first: 1, second: 0, tie: 0.5 }
