@@ -89,7 +89,7 @@ export const fromRollouts = (
  * @category models
  * @since 0.1.0
  */
-export type Measured = Estimate.Estimate | { readonly none: string }
+export type Figure = Estimate.Estimate | { readonly none: string }
 
 /**
  * What is averaged over responses: the rewards, the KL divergence from the reference (nats per response), the length in
@@ -108,8 +108,8 @@ export type Measure = "proxy" | "gold" | "kl" | "tokens" | "finished" | "distinc
  * @since 0.1.0
  */
 export interface Correlations {
-  readonly pearson: Measured
-  readonly spearman: Measured
+  readonly pearson: Figure
+  readonly spearman: Figure
 }
 
 /**
@@ -131,11 +131,11 @@ export interface Change {
  */
 export interface Gain extends Change {
   /** Nats spent per unit of proxy reward gained, undefined unless a gain is certain. */
-  readonly klPerProxy: Measured
+  readonly klPerProxy: Figure
   /** Nats spent per unit of gold reward gained, undefined unless a gain is certain. */
-  readonly klPerGold: Measured
+  readonly klPerGold: Figure
   /** Gain of the proxy minus gain of the gold reward, each in standard deviations of the baseline. */
-  readonly gap: Measured
+  readonly gap: Figure
 }
 
 /**
@@ -270,12 +270,12 @@ const differentPrompt = (
 const meanOf = (measure: Measure, sample: Sample.Sample, confidence: number): Estimate.Estimate =>
   measure === "finished" ? Share.rate(sample, confidence) : Estimate.clustered(sample, confidence)
 
-const measured = (result: Result.Result<Estimate.Estimate, Sample.SampleError>): Measured =>
+const figure = (result: Result.Result<Estimate.Estimate, Sample.SampleError>): Figure =>
   Result.match(result, { onSuccess: (estimate) => estimate, onFailure: ({ message }) => ({ none: message }) })
 
 const correlations = (first: Sample.Sample, second: Sample.Sample, confidence: number): Correlations => {
   const of = (correlation: typeof Correlation.pearson) =>
-    measured(Result.flatMap(Sample.pair(first, second), (pair) => correlation(pair, confidence)))
+    figure(Result.flatMap(Sample.pair(first, second), (pair) => correlation(pair, confidence)))
   return { pearson: of(Correlation.pearson), spearman: of(Correlation.spearman) }
 }
 
@@ -403,11 +403,11 @@ const gainOf = (
             },
             options
           )
-    const value = (name: keyof typeof reasons): Measured => reasons[name] ?? estimates[names.indexOf(name)]!
+    const value = (name: keyof typeof reasons): Figure => reasons[name] ?? estimates[names.indexOf(name)]!
     return { ...change, klPerProxy: value("klPerProxy"), klPerGold: value("klPerGold"), gap: value("gap") }
   })
 
-const isEstimate = (measured: Measured): measured is Estimate.Estimate => !("none" in measured)
+const isEstimate = (figure: Figure): figure is Estimate.Estimate => !("none" in figure)
 
 const above = ({ low }: Estimate.Estimate, threshold: number): boolean => low !== null && low > threshold
 const below = ({ high }: Estimate.Estimate, threshold: number): boolean => high !== null && high < threshold
@@ -570,10 +570,10 @@ export const bestOfN = (
   )
 }
 
-const cell = (measured: Measured | undefined): Report.Cell =>
-  measured === undefined ? "–" : isEstimate(measured) ? measured : measured.none
+const cell = (figure: Figure | undefined): Report.Cell =>
+  figure === undefined ? "–" : isEstimate(figure) ? figure : figure.none
 
-const columns = (labels: Readonly<Record<string, (finding: Finding) => Measured | undefined>>) => ({
+const columns = (labels: Readonly<Record<string, (finding: Finding) => Figure | undefined>>) => ({
   columns: ["System", ...Object.keys(labels)],
   rows: (findings: ReadonlyArray<Finding>) =>
     findings.map((finding) => [finding.system, ...Object.values(labels).map((of) => cell(of(finding)))])

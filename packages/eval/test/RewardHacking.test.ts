@@ -22,12 +22,12 @@ const few = { seed: 1, resamples: 200 }
 const diagnose = (checkpoints: ReadonlyArray<RewardHacking.Checkpoint>, options = {}) =>
   Result.getOrThrow(RewardHacking.diagnose(checkpoints, { ...few, ...options }))
 
-const estimate = (measured: RewardHacking.Measured): Estimate.Estimate => {
+const estimate = (measured: RewardHacking.Figure): Estimate.Estimate => {
   if ("none" in measured) throw new Error(measured.none)
   return measured
 }
 
-const reason = (measured: RewardHacking.Measured): string => ("none" in measured ? measured.none : "an estimate")
+const reason = (measured: RewardHacking.Figure): string => ("none" in measured ? measured.none : "an estimate")
 
 // A series of noisy responses, 80 to a checkpoint, from a seed: each field is a function of noise around 0 and the place.
 type Fields = { readonly [K in keyof RewardHacking.Response]?: (noise: number, i: number) => RewardHacking.Response[K] }
