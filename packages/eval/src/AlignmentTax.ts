@@ -96,6 +96,14 @@ export interface Options extends Permutation.Options {
  *
  * Source: Holm 1979, Scandinavian Journal of Statistics 6(2).
  *
+ * **Example** (Correcting three tests)
+ *
+ * ```ts
+ * import { AlignmentTax } from "@attune/eval"
+ *
+ * AlignmentTax.holm([0.01, 0.04, 0.03]) // => [0.03, 0.06, 0.06]
+ * ```
+ *
  * @category math
  * @since 0.1.0
  */

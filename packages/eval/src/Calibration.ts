@@ -70,6 +70,14 @@ export const make = (
  * Probability that the response with the higher score is the better one, as Bradley-Terry reward models are trained:
  * `sigmoid(difference)`. Source: Ouyang et al. 2022, arXiv:2203.02155, equation 1.
  *
+ * **Example** (Scores one apart)
+ *
+ * ```ts
+ * import { Calibration } from "@attune/eval"
+ *
+ * Calibration.winProbability(1).toFixed(6) // => "0.731059"
+ * ```
+ *
  * @category math
  * @since 0.1.0
  */
