@@ -1,8 +1,8 @@
 /**
  * Agreement of raters: of a judge with people, or of people with each other.
  *
- * Intervals of κ and α are percentiles of a bootstrap over items, whole clusters where items have them. Raters who agree on
- * every item have none: no resample disagrees either.
+ * Intervals of κ and α are percentiles of a bootstrap over items, whole clusters where items have them. Raters who
+ * agree on every item have none: no resample disagrees either.
  *
  * @since 0.1.0
  */
@@ -62,7 +62,8 @@ const pairsChecked = (name: string, pairs: ReadonlyArray<Pair>) =>
   )
 
 /**
- * Share of the items on which the first rater says what the reference says, with Wilson's interval, or the clustered one.
+ * Share of the items on which the first rater says what the reference says, with Wilson's interval, or the clustered
+ * one.
  *
  * @category constructors
  * @since 0.1.0
@@ -77,8 +78,8 @@ export const accuracy = (
   )
 
 /**
- * How much a disagreement weighs: all the same, or by how many categories lie between the two labels, or by the square of
- * that.
+ * How much a disagreement weighs: all the same, or by how many categories lie between the two labels, or by the square
+ * of that.
  *
  * @category models
  * @since 0.1.0
@@ -117,8 +118,8 @@ const domain = (
 }
 
 /**
- * Settings of {@link kappa}. `order` lists the categories for weighted κ, also those that nobody used; numbers are taken
- * ascending unless it is given.
+ * Settings of {@link kappa}. `order` lists the categories for weighted κ, also those that nobody used; numbers are
+ * taken ascending unless it is given.
  *
  * @category models
  * @since 0.1.0
@@ -157,10 +158,11 @@ const kappaOf = (pairs: ReadonlyArray<Coded>, categories: number, distance: (ste
  *     κ = 1 - Σ d(a, b) observed(a, b) / Σ d(a, b) expected(a, b)
  *
  * Weighted κ for ordered categories takes `d` by how many places lie between two labels, not by their values. Fails
- * where both raters use one and the same label throughout: agreement by chance is then certain and κ undefined. Resamples
- * in which that happens are left out.
+ * where both raters use one and the same label throughout: agreement by chance is then certain and κ undefined.
+ * Resamples in which that happens are left out.
  *
- * Source: Cohen 1960, Educational and Psychological Measurement 20(1); weights: Cohen 1968, Psychological Bulletin 70(4).
+ * Source: Cohen 1960, Educational and Psychological Measurement 20(1); weights: Cohen 1968, Psychological Bulletin
+ * 70(4).
  *
  * @category constructors
  * @since 0.1.0
@@ -175,7 +177,8 @@ export const kappa = (
     const labels = pairs.flatMap(({ first, second }) => [first, second])
     const places = yield* domain(name, labels, order, weights !== "none")
     if (new Set(labels).size === 1) {
-      const reason = `both raters say ${shown(labels[0]!)} of every item; κ is undefined, since no chance could disagree`
+      const label = shown(labels[0]!)
+      const reason = `both raters say ${label} of every item; κ is undefined, since no chance could disagree`
       return yield* Result.fail(new Sample.SampleError({ sample: name, reason }))
     }
     const coded = pairs.map(
@@ -186,7 +189,8 @@ export const kappa = (
   })
 
 /**
- * What any number of raters said of an item; `null` where a rater said nothing. Which rater stands where does not matter.
+ * What any number of raters said of an item; `null` where a rater said nothing. Which rater stands where does not
+ * matter.
  *
  * @category models
  * @since 0.1.0
@@ -271,16 +275,17 @@ const alphaOf = (units: ReadonlyArray<Rated>, values: Float64Array, level: Level
 }
 
 /**
- * Krippendorff's α: 1 where raters agree throughout, 0 where they agree as if ratings were dealt to the items at random.
+ * Krippendorff's α: 1 where raters agree throughout, 0 where they agree as if ratings were dealt to the items at
+ * random.
  *
  *     α = 1 - D_observed / D_expected        D = mean over pairs of ratings of d(a, b)
  *     d = 1 (nominal) | (ranks between a and b)² (ordinal) | (a - b)² (interval), 0 for equal labels
  *
- * Any number of raters, missing ratings allowed; an item with fewer than two ratings tells nothing and is left out, and `n`
- * counts the others. Fails where no item has two ratings, and where all ratings are alike: α is then undefined.
+ * Any number of raters, missing ratings allowed; an item with fewer than two ratings tells nothing and is left out, and
+ * `n` counts the others. Fails where no item has two ratings, and where all ratings are alike: α is then undefined.
  *
- * Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability". Deviation: the interval is of items drawn again,
- * not of Krippendorff's own scheme, which draws pairs of ratings as if they were independent.
+ * Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability". Deviation: the interval is of items drawn
+ * again, not of Krippendorff's own scheme, which draws pairs of ratings as if they were independent.
  *
  * @category constructors
  * @since 0.1.0

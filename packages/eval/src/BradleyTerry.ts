@@ -15,8 +15,8 @@ import type { Preference } from "./Judge.ts"
 import * as WinRate from "./WinRate.ts"
 
 /**
- * Strengths do not exist: there are no comparisons, or some systems never won (or drew) against the others, so that the data
- * put no bound on how much weaker they are. More comparisons help, or a prior.
+ * Strengths do not exist: there are no comparisons, or some systems never won (or drew) against the others, so that the
+ * data put no bound on how much weaker they are. More comparisons help, or a prior.
  *
  * @category errors
  * @since 0.1.0
@@ -142,9 +142,9 @@ const logLikelihood = (wins: Wins, strengths: Float64Array): number => {
 }
 
 /**
- * Strengths of maximum likelihood, mean 0, by Newton's method; the likelihood is concave, and its maximum is the one that
- * the MM algorithm of Hunter 2004 (Annals of Statistics 32(1)) climbs to. `undefined` where there is none: then the systems
- * fall into two groups of which one never won against the other (Ford 1957).
+ * Strengths of maximum likelihood, mean 0, by Newton's method; the likelihood is concave, and its maximum is the one
+ * that the MM algorithm of Hunter 2004 (Annals of Statistics 32(1)) climbs to. `undefined` where there is none: then
+ * the systems fall into two groups of which one never won against the other (Ford 1957).
  *
  * Shapes: `wins` `[K, K]`, `wins[i][j]` how often `i` won against `j`, ties as halves, diagonal ignored; result `[K]`.
  *
@@ -189,8 +189,8 @@ export const strengths = (wins: Wins): Float64Array | undefined => {
 }
 
 /**
- * Settings of {@link fit}. `prior` adds that many ties between any two systems, half a win for each: 0, maximum likelihood,
- * unless given. Above 0 strengths always exist, drawn towards each other.
+ * Settings of {@link fit}. `prior` adds that many ties between any two systems, half a win for each: 0, maximum
+ * likelihood, unless given. Above 0 strengths always exist, drawn towards each other.
  *
  * @category models
  * @since 0.1.0
@@ -200,8 +200,8 @@ export interface Options extends Bootstrap.Options {
 }
 
 /**
- * Strengths with intervals. `differences[i][j]` is `s_i - s_j`, of the same resamples: intervals of two strengths that overlap
- * do not tell whether the two systems differ, this does.
+ * Strengths with intervals. `differences[i][j]` is `s_i - s_j`, of the same resamples: intervals of two strengths that
+ * overlap do not tell whether the two systems differ, this does.
  *
  * @category models
  * @since 0.1.0
@@ -257,15 +257,16 @@ const scaled = (estimate: Estimate, factor: number, offset = 0): Estimate => {
 }
 
 /**
- * Fits strengths to comparisons, with percentile intervals from resampled comparisons, whole clusters where they have them.
+ * Fits strengths to comparisons, with percentile intervals from resampled comparisons, whole clusters where they have
+ * them.
  *
  * **Gotchas**
  *
- * Resamples in which a system wins or loses everything have no strengths and are left out; `method` says how many. Where
- * that is more than a few, intervals are too short: give a `prior`. A single comparison, or comparisons of one cluster, have
- * no intervals.
+ * Resamples in which a system wins or loses everything have no strengths and are left out; `method` says how many.
+ * Where that is more than a few, intervals are too short: give a `prior`. A single comparison, or comparisons of one
+ * cluster, have no intervals.
  *
- * Source: Bradley & Terry 1952, Biometrika 39(3/4); ties as in Chiang et al. 2024, arXiv:2403.04132, section 4.
+ * Source: Bradley & Terry 1952, Biometrika 39(3/4); ties as in Chiang et al. 2024, arXiv:2403.04132.
  *
  * @category constructors
  * @since 0.1.0
@@ -347,8 +348,8 @@ const placeOf = ({ systems }: Fit, system: string): Result.Result<number, Bradle
 }
 
 /**
- * Probability that a system is preferred to another, ties as half, by their strengths: an estimate also for two that never
- * met. The bounds are those of the difference of strengths; it has no standard error of its own.
+ * Probability that a system is preferred to another, ties as half, by their strengths: an estimate also for two that
+ * never met. The bounds are those of the difference of strengths; it has no standard error of its own.
  *
  * @category combining
  * @since 0.1.0
@@ -373,8 +374,8 @@ export const winProbability = (
 const eloPerNat = 400 / Math.LN10
 
 /**
- * Strengths on the scale of Elo ratings, for display: 400 points are odds of 10 to 1. Their mean is 1000; with `anchor` that
- * system has 1000, and intervals are of the distance from it. In the order of `fit.systems`.
+ * Strengths on the scale of Elo ratings, for display: 400 points are odds of 10 to 1. Their mean is 1000; with `anchor`
+ * that system has 1000, and intervals are of the distance from it. In the order of `fit.systems`.
  *
  * These are not ratings updated game by game: the order of the comparisons does not matter.
  *

@@ -9,8 +9,8 @@ import type { Estimate } from "./Estimate.ts"
 type Clustered = { readonly cluster?: string | undefined }
 
 /**
- * Percentile intervals of several statistics from the same resamples, {@link Bootstrap.joint}. Where items have clusters,
- * whole clusters are drawn, since the items of one depend on each other.
+ * Percentile intervals of several statistics from the same resamples, {@link Bootstrap.joint}. Where items have
+ * clusters, whole clusters are drawn, since the items of one depend on each other.
  *
  * @category constructors
  * @since 0.1.0
@@ -30,8 +30,8 @@ export const joint = <A extends Clustered>(
       )
 
 /**
- * Like {@link joint}, for statistics that need of a cluster no more than a summary, which is made once. An item without a
- * cluster is its own.
+ * Like {@link joint}, for statistics that need of a cluster no more than a summary, which is made once. An item without
+ * a cluster is its own.
  *
  * @category constructors
  * @since 0.1.0

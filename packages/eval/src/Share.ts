@@ -7,9 +7,9 @@ import * as Estimate from "./Estimate.ts"
 import type { Sample } from "./Sample.ts"
 
 /**
- * Mean of values in `[0, 1]` with its Student t interval, clustered where the sample is, cut to `[0, 1]`. Where all values are
- * equal (or the means of all clusters), which leaves t without spread, there is still Wilson's interval for all 0 and all 1,
- * with clusters counted as single values.
+ * Mean of values in `[0, 1]` with its Student t interval, clustered where the sample is, cut to `[0, 1]`. Where all
+ * values are equal (or the means of all clusters), which leaves t without spread, there is still Wilson's interval for
+ * all 0 and all 1, with clusters counted as single values.
  *
  * @category constructors
  * @since 0.1.0

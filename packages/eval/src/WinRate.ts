@@ -1,9 +1,10 @@
 /**
  * Win rates: how often one system's answer is preferred to another's. A win counts 1, a tie ½, a loss 0.
  *
- * Verdicts come from a judge that sees each pair in both orders, or from people who rank the answers of several systems on
- * one screen. Every result carries the session in which it was judged, since win rates of two sessions cannot be laid side
- * by side: the same model won 28.9 % in one session of Scheurer et al. 2023 (arXiv:2303.16755) and 35.4 % in another.
+ * Verdicts come from a judge that sees each pair in both orders, or from people who rank the answers of several systems
+ * on one screen. Every result carries the session in which it was judged, since win rates of two sessions cannot be
+ * laid side by side: the same model won 28.9 % in one session of Scheurer et al. 2023 (arXiv:2303.16755) and 35.4 % in
+ * another.
  *
  * @since 0.1.0
  */
@@ -18,8 +19,8 @@ import * as Score from "./Score.ts"
 import * as Share from "./Share.ts"
 
 /**
- * Numbers of two sessions were about to be compared. Who ranks, beside which other answers, and how carefully differs from
- * session to session: only systems that were judged in one session have comparable win rates.
+ * Numbers of two sessions were about to be compared. Who ranks, beside which other answers, and how carefully differs
+ * from session to session: only systems that were judged in one session have comparable win rates.
  *
  * @category errors
  * @since 0.1.0
@@ -51,7 +52,8 @@ export interface Rated {
 }
 
 /**
- * How often a system wins against its opponent. The values of `score.sample` are 1 for a win, ½ for a tie, 0 for a loss.
+ * How often a system wins against its opponent. The values of `score.sample` are 1 for a win, ½ for a tie, 0 for a
+ * loss.
  *
  * @category models
  * @since 0.1.0
@@ -142,8 +144,8 @@ const answersOf = (system: string, answers: ReadonlyArray<Answer>): Result.Resul
   )
 
 /**
- * Lays the answers of two systems side by side, by id and in the order of the first. Fails where they did not answer the
- * same prompts.
+ * Lays the answers of two systems side by side, by id and in the order of the first. Fails where they did not answer
+ * the same prompts.
  *
  * @category constructors
  * @since 0.1.0
@@ -177,8 +179,9 @@ export const pair = (
   })
 
 /**
- * What the judge said of one pair: seen as `first, second`, then as `second, first`. Both preferences are of the item, not
- * of the place: `first` is the first system's answer. Identical answers are a tie that the judge was not asked about.
+ * What the judge said of one pair: seen as `first, second`, then as `second, first`. Both preferences are of the item,
+ * not of the place: `first` is the first system's answer. Identical answers are a tie that the judge was not asked
+ * about.
  *
  * @category models
  * @since 0.1.0
@@ -201,13 +204,13 @@ export interface Judged extends WinRate {
   /** Pairs of identical answers: ties, of which the judge was not asked. */
   readonly identical: number
   /**
-   * Share of the pairs asked about on which the two orders do not agree, a preference against a tie included. `null` where
-   * all answers are identical.
+   * Share of the pairs asked about on which the two orders do not agree, a preference against a tie included. `null`
+   * where all answers are identical.
    */
   readonly flipRate: Estimate.Estimate | null
   /**
-   * How often the answer shown first was preferred, ties as half, mean over pairs of both orders: ½ without position bias.
-   * A judge who never flips scores ½ on every pair, which leaves no interval.
+   * How often the answer shown first was preferred, ties as half, mean over pairs of both orders: ½ without position
+   * bias. A judge who never flips scores ½ on every pair, which leaves no interval.
    */
   readonly firstPosition: Estimate.Estimate | null
 }
@@ -216,15 +219,15 @@ const swapped: Record<Judge.Preference, Judge.Preference> = { first: "second", s
 const valueOf: Record<Judge.Preference, number> = { first: 1, second: 0, tie: 0.5 }
 
 /**
- * Has a judge compare answers in both orders. A system wins a pair where the judge prefers it in both; where the two orders
- * do not agree, the pair is a tie.
+ * Has a judge compare answers in both orders. A system wins a pair where the judge prefers it in both; where the two
+ * orders do not agree, the pair is a tie.
  *
  * **Details**
  *
- * The judge is called twice, once with all pairs as they are and once with all of them swapped, under the same ids: a judge
- * that keeps its answers must tell them apart by their texts. Pairs of identical answers are ties without asking. Nothing is
- * asked before the items are checked. The interval is Student's t over the verdicts, clustered where items have clusters,
- * cut to `[0, 1]`; Wilson's where all verdicts are wins or all losses.
+ * The judge is called twice, once with all pairs as they are and once with all of them swapped, under the same ids: a
+ * judge that keeps its answers must tell them apart by their texts. Pairs of identical answers are ties without asking.
+ * Nothing is asked before the items are checked. The interval is Student's t over the verdicts, clustered where items
+ * have clusters, cut to `[0, 1]`; Wilson's where all verdicts are wins or all losses.
  *
  * Source: both orders and ties on disagreement, Zheng et al. 2023, arXiv:2306.05685, section 3.4.
  *
@@ -343,7 +346,8 @@ export const read: (
     const key = JSON.stringify([value.session, value.id])
     const before = seen.get(key)
     if (before !== undefined) {
-      const reason = `line ${before} has ${JSON.stringify(value.id)} in session ${JSON.stringify(value.session)} already`
+      const [id, of] = [JSON.stringify(value.id), JSON.stringify(value.session)]
+      const reason = `line ${before} has ${id} in session ${of} already`
       return yield* new JsonLines.FeedbackLineError({ file, line, field: "id", reason })
     }
     seen.set(key, line)
@@ -367,7 +371,8 @@ export interface Session {
 const listed = (systems: ReadonlyArray<string>): string => systems.map((system) => JSON.stringify(system)).join(", ")
 
 /**
- * Checks screens that are to be evaluated together: some, of one session, with distinct ids, and each system on all of them.
+ * Checks screens that are to be evaluated together: some, of one session, with distinct ids, and each system on all of
+ * them.
  *
  * @category decoding
  * @since 0.1.0
@@ -402,8 +407,8 @@ export const session = (screens: ReadonlyArray<Screen>): Result.Result<Session, 
   })
 
 /**
- * Values of a comparison by ranks, which belong to each other by their places: 1 where ours is smaller, ½ where they are
- * equal, 0 where theirs is smaller. Throws where there are not as many of each.
+ * Values of a comparison by ranks, which belong to each other by their places: 1 where ours is smaller, ½ where they
+ * are equal, 0 where theirs is smaller. Throws where there are not as many of each.
  *
  * @category math
  * @since 0.1.0
@@ -444,8 +449,8 @@ const ofPair = (
 }
 
 /**
- * Win rate of each other system against one, by its ranks on all screens. Source: Scheurer et al. 2023, arXiv:2303.16755,
- * section 4 (mean and standard error over screens).
+ * Win rate of each other system against one, by its ranks on all screens: mean and standard error over screens, as in
+ * Scheurer et al. 2023, arXiv:2303.16755.
  *
  * @category constructors
  * @since 0.1.0
@@ -460,8 +465,8 @@ export const against = (
   )
 
 /**
- * Win rate of each system against each other, in the order of `session.systems`: rows are systems, columns opponents, and
- * the diagonal is `null`. `rates[i][j]` and `rates[j][i]` add up to 1.
+ * Win rate of each system against each other, in the order of `session.systems`: rows are systems, columns opponents,
+ * and the diagonal is `null`. `rates[i][j]` and `rates[j][i]` add up to 1.
  *
  * @category constructors
  * @since 0.1.0
@@ -475,8 +480,9 @@ export const matrix = (
   )
 
 /**
- * Mean rank of each system among those on its screens, 1 for the best. Ranks are counted anew on each screen, and systems
- * that tie share the mean of their places, so that it does not matter whether a person wrote 1, 1, 2 or 1, 1, 3.
+ * Mean rank of each system among those on its screens, 1 for the best. Ranks are counted anew on each screen, and
+ * systems that tie share the mean of their places, so that it does not matter whether a person wrote 1, 1, 2 or 1, 1,
+ * 3.
  *
  * @category constructors
  * @since 0.1.0
@@ -510,7 +516,7 @@ export const meanRanks = (
   })
 
 /**
- * The scores of results that may stand in one table: those of one session. Every table of win rates is made through here.
+ * The scores of results that may stand in one table: those of one session. Make tables of win rates through here.
  *
  * @category combining
  * @since 0.1.0
@@ -560,9 +566,11 @@ const characters = (text: string): number => {
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
 
 /**
- * Fits `P(win) = σ(θ + φ x)` to wins in `[0, 1]` by Newton's method: the maximum of
- * `Σ (y η - log(1 + e^η)) - λ (θ² + φ²) / 2` with `η = θ + φ x`. The ridge `λ > 0` makes it finite where wins and losses are
- * separated by `x` or all are alike.
+ * Fits `P(win) = σ(θ + φ x)` to wins in `[0, 1]` by Newton's method, at the maximum of
+ *
+ *     Σ (y η - log(1 + e^η)) - λ (θ² + φ²) / 2        η = θ + φ x
+ *
+ * The ridge `λ > 0` makes it finite where wins and losses are separated by `x` or all are alike.
  *
  * Shapes: `x` and `y` `[n]`. `start` is where Newton's method begins, 0 unless given; the result does not depend on it.
  *
@@ -648,26 +656,27 @@ const controlled = (
 }
 
 /**
- * Win rate corrected for the length of the answers, by a logistic regression of the verdicts on the difference of lengths,
- * read off where it is zero.
+ * Win rate corrected for the length of the answers, by a logistic regression of the verdicts on the difference of
+ * lengths, read off where it is zero.
  *
  * **Details**
  *
  *     P(win_i) = σ(θ + φ tanh(d_i / sd(d)))      d_i = length(first_i) - length(second_i)
  *     rate     = σ(θ)
  *
- * Ties count as half a win and half a loss. `sd` has `n - 1` in its denominator. Intervals are percentiles of a bootstrap over
- * items, of whole clusters where the win rate has them.
+ * Ties count as half a win and half a loss. `sd` has `n - 1` in its denominator. Intervals are percentiles of a
+ * bootstrap over items, of whole clusters where the win rate has them.
  *
- * Source: Dubois et al. 2024, arXiv:2404.04475, section 3. Deviations: its term for the difficulty of the instruction is
- * left out, since it rests on a fit over many models; a small fixed ridge stands in for a penalty chosen by cross-validation;
- * and there is no pull towards deliberately long and short baselines. Numbers are therefore not those of its leaderboard.
+ * Source: Dubois et al. 2024, arXiv:2404.04475. Deviations: its term for the difficulty of the instruction
+ * is left out, since it rests on a fit over many models; a small fixed ridge stands in for a penalty chosen by
+ * cross-validation; and there is no pull towards deliberately long and short baselines. Numbers are therefore not those
+ * of its leaderboard.
  *
  * **Gotchas**
  *
- * Where one system's answers are nearly always the longer ones, zero difference lies outside the data and the result is an
- * extrapolation. Fails where all lengths differ by one and the same amount, which nothing can tell from quality, and where
- * the answers are not those of the win rate.
+ * Where one system's answers are nearly always the longer ones, zero difference lies outside the data and the result is
+ * an extrapolation. Fails where all lengths differ by one and the same amount, which nothing can tell from quality, and
+ * where the answers are not those of the win rate.
  *
  * @category constructors
  * @since 0.1.0
@@ -694,12 +703,8 @@ export const lengthControlled = (
     )
     const fitted = controlled(judgements, ridge)
     if (fitted === undefined) {
-      return yield* Result.fail(
-        new Sample.SampleError({
-          sample: differences.name,
-          reason: `every first answer differs in length from the second by ${second[0]}; length cannot be told from quality`
-        })
-      )
+      const reason = `all answers differ in length from their opponents by ${second[0]}; length cannot be told from quality`
+      return yield* Result.fail(new Sample.SampleError({ sample: differences.name, reason }))
     }
     const [value, raw, slope] = ClusterBootstrap.joint(
       judgements,

@@ -2,8 +2,9 @@
 //
 // A win rate with its standard error says how many screens were wins and ties, since ties make the error smaller than
 // √(p (1 - p) / (n - 1)). Where the notebook in the authors' repository prints six digits
-// (JeremyAlain/imitation_learning_from_language_feedback, 174c308), one triple of counts alone gives both numbers: those are
-// the counts of the study. Where one decimal of a percentage is all there is, many do, and the cell has the fewest ties.
+// (JeremyAlain/imitation_learning_from_language_feedback, 174c308), one triple of counts alone gives both numbers:
+// those are the counts of the study. Where one decimal of a percentage is all there is, many do, and the cell has the
+// fewest ties.
 import { assert, describe, it } from "@effect/vitest"
 import { Result } from "effect"
 import type * as Estimate from "../src/Estimate.ts"
@@ -164,8 +165,8 @@ const tables: ReadonlyArray<Table> = [
   }
 ]
 
-// The accuracies of these reward models reached the notebook from a spreadsheet, with one digit and their standard errors cut,
-// not rounded: no number of right answers among 500 rounds to all of them. 69.6 is of the model card.
+// The accuracies of these reward models reached the notebook from a spreadsheet, with one digit and their standard
+// errors cut, not rounded: no number of right answers among 500 rounds to all of them. 69.6 is of the model card.
 const cut: Table = {
   session: "reward models of the spreadsheet",
   opponent: "wrong",

@@ -529,7 +529,7 @@ describe("lengthControlled", () => {
       [5, 3],
       [9, 7]
     ] as const
-    assert.match(of(alike), /every first answer differs in length from the second by 2; length cannot be told/)
+    assert.match(of(alike), /all answers differ in length from their opponents by 2; length cannot be told/)
     assert.match(of(alike, { length: () => Number.NaN }), /item "q0": the value is NaN/)
     assert.throws(() => of([...alike.slice(1), [1, 9]], { ridge: 0 }), /a ridge is a finite number above 0/)
     assert.match(
