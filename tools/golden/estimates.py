@@ -8,6 +8,7 @@ needs: numpy, scipy, statsmodels
   clustered:   [{ values, clusters, low, high, se }]                         OLS on a constant, cov_type "cluster", t
   wilson:      [{ hits, n, confidence, low, high }]
   wilsonCoverage: [{ n, p, coverage }]                                       sums of binomial probabilities
+  draws:       [{ n, seed, first, second }]                                  eight indices of two resamples: sfc32, Lemire
   bootstrap:   [{ values, statistic, method, low, high, se }]                a million resamples
   permutation: [{ first, second, pValue }]                                   all sign patterns
   passAtK:     [{ samples, correct, k, value }]                              fractions of binomials
@@ -63,6 +64,33 @@ def wilson_coverage(n, p):
         ci = st.binomtest(hits, n).proportion_ci(0.95, method="wilson")
         inside += st.binom.pmf(hits, n, p) if ci.low <= p <= ci.high else 0
     return {"n": n, "p": p, "coverage": inside}
+
+
+def sfc32(seed):
+    a, b, c, counter = seed % 2**32, int(seed / 2**32) % 2**32, 0, 1
+    while True:
+        word = (a + b + counter) % 2**32
+        counter = (counter + 1) % 2**32
+        a, b, c = b ^ (b >> 9), (c + (c << 3)) % 2**32, ((c << 21 | c >> 11) + word) % 2**32
+        yield word
+
+
+def draws(n, seed):
+    words = sfc32(seed)
+    for _ in range(32):
+        next(words)
+
+    def resample():
+        indices = []
+        while len(indices) < n:
+            word = next(words)
+            for part, bits in ([(word % 2**16, 16), (word >> 16, 16)] if n <= 2**16 else [(word, 32)]):
+                high, low = divmod(part * n, 2**bits)
+                if low >= 2**bits % n:
+                    indices.append(high)
+        return indices[:8]
+
+    return {"n": n, "seed": seed, "first": resample(), "second": resample()}
 
 
 def bootstrap(values, statistic, method):
@@ -124,6 +152,7 @@ golden = {
         wilson_coverage(n, p)
         for n, p in ((10, 0.5), (20, 0.1), (50, 0.02), (50, 0.1), (50, 0.5), (100, 0.01), (100, 0.3), (500, 0.02), (500, 0.5), (1000, 0.7))
     ],
+    "draws": [draws(n, seed) for n, seed in ((8, 0), (11, 1), (40_000, -7), (65_536, 2**40 + 3), (70_001, 12345))],
     "bootstrap": [bootstrap(skewed, s, m) for s in ("mean", "sd") for m in ("percentile", "BCa")],
     "permutation": [
         permutation(np.round(rng.normal(size=n), 6), np.round(rng.normal(-shift, size=n), 6))

@@ -1,4 +1,4 @@
-/** Golden numbers of tools/golden/statistics.py, and samples made of plain numbers. */
+/** Golden numbers of tools/golden/estimates.py, and samples made of plain numbers. */
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { assert } from "@effect/vitest"
@@ -20,6 +20,12 @@ export const golden: {
   >
   readonly wilson: ReadonlyArray<Interval & { readonly hits: number; readonly n: number; readonly confidence: number }>
   readonly wilsonCoverage: ReadonlyArray<{ readonly n: number; readonly p: number; readonly coverage: number }>
+  readonly draws: ReadonlyArray<{
+    readonly n: number
+    readonly seed: number
+    readonly first: Numbers
+    readonly second: Numbers
+  }>
   readonly bootstrap: ReadonlyArray<
     Interval & {
       readonly values: Numbers
