@@ -703,7 +703,8 @@ export const lengthControlled = (
     )
     const fitted = controlled(judgements, ridge)
     if (fitted === undefined) {
-      const reason = `all answers differ in length from their opponents by ${second[0]}; length cannot be told from quality`
+      const by = second[0]
+      const reason = `all answers differ in length from their opponents by ${by}; length cannot be told from quality`
       return yield* Result.fail(new Sample.SampleError({ sample: differences.name, reason }))
     }
     const [value, raw, slope] = ClusterBootstrap.joint(
