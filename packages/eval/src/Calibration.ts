@@ -68,7 +68,7 @@ export const make = (
 
 /**
  * Probability that the response with the higher score is the better one, as Bradley-Terry reward models are trained:
- * `sigmoid(difference)`. Source: Ouyang et al. 2022, arXiv:2203.02155, equation 1.
+ * `sigmoid(difference)`. Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
  *
  * **Example** (Scores one apart)
  *
