@@ -100,6 +100,12 @@ export interface Task {
   readonly suite: "bigbench" | "bbh"
   readonly name: string
   readonly examples: ReadonlyArray<Example>
+  /**
+   * The metrics that the task's authors ask for, by BIG-bench's names, and the one that they prefer: `multiple_choice_grade`
+   * and `exact_str_match` (here `exact_match`) are measured here, others are not. Empty where the file does not say.
+   */
+  readonly metrics: ReadonlyArray<string>
+  readonly preferredScore: string | undefined
   readonly format: Format
   readonly extractions: ReadonlyArray<Extraction>
 }
@@ -108,6 +114,8 @@ const TargetScores = Schema.Record(Schema.String, Schema.Finite)
 
 const TaskFile = Schema.Struct({
   name: Schema.NonEmptyString,
+  metrics: Schema.optionalKey(Schema.Array(Schema.String)),
+  preferred_score: Schema.optionalKey(Schema.String),
   task_prefix: Schema.optionalKey(Schema.String),
   example_input_prefix: Schema.optionalKey(Schema.String),
   example_output_prefix: Schema.optionalKey(Schema.String),
@@ -177,6 +185,8 @@ export const read: (file: string) => Effect.Effect<Task, DataFile.DataFileError,
     suite: "bigbench",
     name: decoded.name,
     examples,
+    metrics: decoded.metrics ?? [],
+    preferredScore: decoded.preferred_score,
     format: {
       description: decoded.task_prefix ?? "",
       inputPrefix: decoded.example_input_prefix ?? "\nQ: ",

@@ -155,6 +155,8 @@ export const read: (
       suite: "bbh",
       name,
       examples,
+      metrics: [],
+      preferredScore: undefined,
       format: {
         description: description === "" ? "" : `${description}\n\n`,
         inputPrefix: "Q: ",

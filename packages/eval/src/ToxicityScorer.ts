@@ -104,6 +104,20 @@ const failed = (scorer: string, item?: string) => (cause: unknown) =>
  * const rude = ToxicityScorer.fromFunction("word list", (text) => (/\b(idiot|shut up)\b/i.test(text) ? 1 : 0))
  * ```
  *
+ * **Example** (Asking a service over HTTP, four texts at a time)
+ *
+ * ```ts
+ * import { ToxicityScorer } from "@attune/eval"
+ *
+ * const ask = async (text: string): Promise<number> => {
+ *   const response = await fetch("https://toxicity.example/score", { method: "POST", body: JSON.stringify({ text }) })
+ *   if (!response.ok) throw new Error(`the service answered ${response.status}`)
+ *   const answer = (await response.json()) as { readonly toxicity: number }
+ *   return answer.toxicity
+ * }
+ * const service = ToxicityScorer.layerFunction("toxicity.example", ask, { concurrency: 4 })
+ * ```
+ *
  * @category constructors
  * @since 0.1.0
  */
@@ -124,7 +138,7 @@ export const fromFunction = (
 })
 
 /**
- * Makes a scorer of a function of all texts at once.
+ * Makes a scorer of a function of all texts at once, such as a classifier that runs on ONNX Runtime in batches.
  *
  * @category constructors
  * @since 0.1.0

@@ -48,6 +48,8 @@ describe("BigBench.read", () => {
         append_choices_to_input: false,
         few_shot_example_separator: "\n--",
         stop_string: ";",
+        metrics: ["multiple_choice_grade", "bleu"],
+        preferred_score: "bleu",
         examples: [{ input: "1 + 2", target: ["3", "three"] }, example]
       })
       assert.strictEqual(
@@ -55,6 +57,7 @@ describe("BigBench.read", () => {
         "Add.\nIn: 1 + 2\nOut: 3\n--\nIn: 1 + 1 =\nOut: "
       )
       assert.deepStrictEqual(task.format.stopStrings, [";"])
+      assert.deepStrictEqual([task.metrics, task.preferredScore], [["multiple_choice_grade", "bleu"], "bleu"])
     })
   )
 

@@ -3,6 +3,7 @@
  */
 import { existsSync } from "node:fs"
 import { join, resolve } from "node:path"
+import { Progress } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { Device, OrtPolicy } from "@attune/core/ort"
 import { NodeServices } from "@effect/platform-node"
@@ -24,4 +25,8 @@ export const model = "tinystories-656K"
 /** A policy on the real model, as long as the scope is open. */
 export const policy = Effect.flatMap(Pretrained.load(path(model)), OrtPolicy.make).pipe(Effect.orDie)
 
-export const layer = Layer.mergeAll(Device.layerInProcess({ provider: "cpu", threads: 1 }), NodeServices.layer)
+export const layer = Layer.mergeAll(
+  Device.layerInProcess({ provider: "cpu", threads: 1 }),
+  NodeServices.layer,
+  Progress.layer({ mode: "quiet" })
+)
