@@ -155,7 +155,7 @@ describe("expectedError", () => {
 
   it("covers the error of a calibrated and of an overconfident model, where percentiles never reach 0", () => {
     const z = (u: number) => 1.5 * Estimate.normalQuantile(u)
-    const [n, runs] = [300, 300]
+    const [n, runs] = [300, 200]
     const draw = (confidence: number, uniform: () => number) => {
       const logit = z((Math.floor(uniform() * 2 ** 31) + 0.5) / 2 ** 31)
       return [
@@ -180,7 +180,7 @@ describe("expectedError", () => {
           drawn.map(([p]) => p),
           drawn.map(([, y]) => y)
         )
-        const error = Calibration.expectedError(made, { by: "width", seed: run, resamples: 300 })
+        const error = Calibration.expectedError(made, { by: "width", seed: run, resamples: 200 })
         if (error.low! <= truth && truth <= error.high!) covered++
         // the lower percentile of the resamples, from which the upper bound was reflected
         if (2 * error.value - error.high! <= truth) percentile++

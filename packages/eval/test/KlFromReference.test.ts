@@ -159,7 +159,7 @@ describe("coverage", () => {
     const coverage = { k1: [0, 0, 0], k3: [0, 0, 0] }
     for (let run = 0; run < runs; run++) {
       const uniform = NextToken.uniforms(run)
-      const responses = Array.from({ length: 100 }, (_, i) => drawResponse(String(i), uniform))
+      const responses = Array.from({ length: 60 }, (_, i) => drawResponse(String(i), uniform))
       for (const estimator of ["k1", "k3"] as const) {
         const perResponse = Result.getOrThrow(KlFromReference.perResponse(responses, estimator))
         const perToken = Result.getOrThrow(KlFromReference.perToken(responses, estimator))
