@@ -107,8 +107,8 @@ describe("a bootstrap of 500 resamples covers", () => {
 })
 
 describe("where several values belong to one prompt", () => {
-  // 60 prompts of 2 to 8 samples; half of the variance is between prompts.
-  const sizes = Array.from({ length: 60 }, (_, c) => 2 + (c % 7))
+  // 100 prompts of 2 to 8 samples; half of the variance is between prompts.
+  const sizes = Array.from({ length: 100 }, (_, c) => 2 + (c % 7))
   const clusters = sizes.flatMap((size, c) => Array.from({ length: size }, () => `${c}`))
   const clustered = ({ normal }: Source): Sample => {
     const values = sizes.flatMap((size) => {
