@@ -61,7 +61,7 @@ export const flags = {
   out: Flag.String("out").pipe(
     Flag.withMetavar("DIR"),
     Flag.withDescription(
-      "Where run log, checkpoints, model and summary.json go, the latter with what was measured: a list of " +
+      "Where run log, checkpoints, model, report and summary.json go, the latter with what was measured: a list of " +
         "{system, metric, value, low, high, n, unit}, low and high bounding the 95 % interval, beside versions, seed and " +
         "seconds. Default out/NAME, then out/NAME-2, ..."
     ),

@@ -10,13 +10,14 @@ import { Pretrained } from "@attune/core/hub"
 import { Initial, Llama } from "@attune/core/nn"
 import { LearningRate, Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
+import { Report } from "@attune/eval"
 import { Clock, Console, Effect, Option, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import * as CommonFlags from "./CommonFlags.ts"
+import * as DeskScores from "./DeskScores.ts"
 import * as Corpus from "./desk/Corpus.ts"
 import * as Format from "./desk/Format.ts"
-import * as Evaluate from "./Evaluate.ts"
-import * as Report from "./Report.ts"
+import * as SummaryFile from "./SummaryFile.ts"
 import { versions } from "./Versions.ts"
 
 /**
@@ -76,7 +77,7 @@ const flags = {
   tokenizer: Flag.String("tokenizer").pipe(
     Flag.withMetavar("DIR"),
     Flag.withDescription("Folder with tokenizer.json, for random weights. Default the shipped one"),
-    Flag.withDefault(Evaluate.deskModel)
+    Flag.withDefault(DeskScores.deskModel)
   )
 }
 
@@ -123,11 +124,11 @@ export const command = Command.make(
         checkpointEvery: 250
       })
 
-      const measurements = yield* Evaluate.desk("base", policy, chosen.seed + 100, chosen.quick ? 20 : 300)
+      const { scores } = yield* DeskScores.desk("base", policy, chosen.seed + 100, chosen.quick ? 20 : 300)
       yield* Pretrained.save(yield* policy.snapshot, join(out, "model"), { dtype: "float16", onnx: false })
       const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
-      const path = yield* Report.write(out, { example: "pretrain", measurements, versions, seed: chosen.seed, seconds })
-      for (const line of Report.table(measurements)) yield* Console.log(line)
+      const path = yield* SummaryFile.write(out, { example: "pretrain", scores, versions, seed: chosen.seed, seconds })
+      for (const line of Report.lines(scores)) yield* Console.log(line)
       yield* Console.log(`model: ${join(out, "model")}   summary: ${path}`)
     })
     yield* CommonFlags.run(program, chosen, out)

@@ -9,15 +9,18 @@ import { Demonstration, JsonLines, Sft } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { LearningRate, Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
+import { Report } from "@attune/eval"
+import { ReportFile } from "@attune/eval/report"
 import { Clock, Console, Effect, Option, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
 import * as CommonFlags from "./CommonFlags.ts"
+import * as Comparison from "./Comparison.ts"
+import * as DeskScores from "./DeskScores.ts"
 import * as Dice from "./desk/Dice.ts"
 import * as Feedback from "./desk/Feedback.ts"
 import * as Format from "./desk/Format.ts"
 import * as Ticket from "./desk/Ticket.ts"
-import * as Evaluate from "./Evaluate.ts"
-import * as Report from "./Report.ts"
+import * as SummaryFile from "./SummaryFile.ts"
 import { versions } from "./Versions.ts"
 
 const flags = {
@@ -25,7 +28,7 @@ const flags = {
   model: Flag.String("model").pipe(
     Flag.withMetavar("DIR|REPO"),
     Flag.withDescription("Model directory or Hugging Face repository. Default the shipped help-desk model"),
-    Flag.withDefault(Evaluate.deskModel)
+    Flag.withDefault(DeskScores.deskModel)
   ),
   demonstrations: Flag.String("demonstrations").pipe(
     Flag.withMetavar("FILE.jsonl"),
@@ -199,10 +202,10 @@ export const command = Command.make(
 
       const policy = yield* OrtPolicy.make(base)
       const measure = Effect.fn(function* (system: string) {
-        const nll = yield* Evaluate.heldOut(policy, material.heldOut)
-        const measured = [Report.mean(system, "held-out loss", "nats/token", nll)]
-        if (material.tickets.length === 0) return measured
-        return [...measured, ...(yield* Evaluate.goldScores(system, policy, material.tickets, chosen.seed))]
+        const loss = yield* DeskScores.heldOut(system, policy, material.heldOut)
+        if (material.tickets.length === 0) return { scores: [loss] }
+        const gold = yield* DeskScores.gold(system, policy, material.tickets, chosen.seed)
+        return { scores: [loss, ...gold.scores], gold }
       })
       const show = policy.sample(prompts, { maxNewTokens: chosen.maxNewTokens, temperature: 0.8, seed: chosen.seed })
 
@@ -228,12 +231,33 @@ export const command = Command.make(
       const samplesAfter = yield* show
 
       yield* Pretrained.save(yield* policy.snapshot, join(out, "model"))
-      const measurements = [...before, ...after]
+      const said = { systems: ["before", "after"], prompts, before: samplesBefore, after: samplesAfter } as const
+      const judged =
+        before.gold && after.gold ? [yield* DeskScores.winRate(material.tickets, after.gold, before.gold)] : []
+      const scores = [...before.scores, ...after.scores, ...judged.map(({ score }) => score)]
       const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
-      const path = yield* Report.write(out, { example: "sft", measurements, versions, seed: chosen.seed, seconds })
-      for (const line of Evaluate.sideBySide(prompts, samplesBefore, samplesAfter)) yield* Console.log(line)
-      for (const line of Report.table(measurements)) yield* Console.log(line)
-      yield* Console.log(`model: ${join(out, "model")}   summary: ${path}   ${seconds.toFixed(0)} s`)
+      const path = yield* SummaryFile.write(out, { example: "sft", scores, versions, seed: chosen.seed, seconds })
+      const report = yield* ReportFile.write(out, {
+        title: "Supervised fine-tuning",
+        provenance: {
+          versions,
+          seeds: { "order of examples, samples": chosen.seed },
+          commands: [`pnpm example ${process.argv.slice(2).join(" ")}`],
+          models: [{ name: "before", source: chosen.model }],
+          datasets: []
+        },
+        sections: [
+          yield* Effect.fromResult(Comparison.scores(before.scores, after.scores, chosen.seed)),
+          ...judged.map(Comparison.winRate),
+          yield* Comparison.training(out),
+          Comparison.samples(said)
+        ]
+      })
+      for (const line of Comparison.lines(said)) yield* Console.log(line)
+      for (const line of Report.lines(scores)) yield* Console.log(line)
+      yield* Console.log(
+        `model: ${join(out, "model")}   report: ${report.html}   summary: ${path}   ${seconds.toFixed(0)} s`
+      )
     })
     yield* CommonFlags.run(program, chosen, out)
   })

@@ -12,7 +12,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Console, Effect, Runtime, Schema } from "effect"
 import { Command } from "effect/cli"
 import { afterAll, beforeAll } from "vitest"
-import * as Evaluate from "../src/Evaluate.ts"
+import * as DeskScores from "../src/DeskScores.ts"
 import * as Pretrain from "../src/Pretrain.ts"
 import * as SupervisedFineTuning from "../src/SupervisedFineTuning.ts"
 
@@ -43,7 +43,7 @@ const config = {
 beforeAll(() =>
   Effect.gen(function* () {
     const decoder = Llama.make(Schema.decodeUnknownSync(Llama.LlamaConfig)(config))
-    const tokenizer = yield* Tokenizer.load(Evaluate.deskModel)
+    const tokenizer = yield* Tokenizer.load(DeskScores.deskModel)
     const weights = Initial.weights(decoder, 1)
     yield* Pretrained.save({ name: "tiny", config, decoder, tokenizer, weights }, model, { onnx: false })
   }).pipe(Effect.provide(NodeServices.layer), Effect.runPromise)

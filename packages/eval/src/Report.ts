@@ -321,6 +321,13 @@ export const Section = Schema.Struct({
 })
 
 /**
+ * @see {@link Section}
+ * @category models
+ * @since 0.1.0
+ */
+export type Section = typeof Section.Type
+
+/**
  * A report. `created` is shown as given (ISO 8601 reads well everywhere).
  *
  * @category schemas

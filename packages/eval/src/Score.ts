@@ -5,6 +5,7 @@
  */
 import * as Estimate from "./Estimate.ts"
 import type { Sample } from "./Sample.ts"
+import * as Share from "./Share.ts"
 
 /**
  * What was measured. `metric` is named as in the LM evaluation harness where it has the metric (`acc`, `acc_norm`,
@@ -48,25 +49,17 @@ export const mean = (measured: Measured, sample: Sample, confidence = 0.95): Sco
 })
 
 /**
- * Score whose estimate is the share of items that are 1 among items that are 0 or 1, with Wilson's interval:
- * {@link Estimate.rate}. Items in clusters have the clustered interval, since Wilson's takes them as independent. Throws on
- * any other value.
+ * Score whose estimate is the share of items that are 1 among items that are 0 or 1, with Wilson's interval, or the
+ * clustered one: `Share.rate`. Throws on any other value.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const rate = (measured: Measured, sample: Sample, confidence = 0.95): Score => {
-  let hits = 0
-  for (const [i, value] of sample.values.entries()) {
-    if (value !== 0 && value !== 1) {
-      throw new RangeError(`sample "${sample.name}", item ${JSON.stringify(sample.ids[i])}: ${value} is neither 0 nor 1`)
-    }
-    hits += value
+  const at = sample.values.findIndex((value) => value !== 0 && value !== 1)
+  if (at >= 0) {
+    const item = JSON.stringify(sample.ids[at])
+    throw new RangeError(`sample "${sample.name}", item ${item}: ${sample.values[at]} is neither 0 nor 1`)
   }
-  const clustered = sample.clusters !== undefined
-  return {
-    ...measured,
-    estimate: clustered ? Estimate.clustered(sample, confidence) : Estimate.rate(hits, sample.values.length, confidence),
-    sample
-  }
+  return { ...measured, estimate: Share.rate(sample, confidence), sample }
 }

@@ -32,6 +32,15 @@ export const characters = (text: string): number => {
   return count
 }
 
+// Making one takes longer than using it on a short text.
+const segmenters = new Map<string, Intl.Segmenter>()
+
+const segmenterOf = (locale: string): Intl.Segmenter => {
+  const made = segmenters.get(locale) ?? new Intl.Segmenter(locale, { granularity: "word" })
+  segmenters.set(locale, made)
+  return made
+}
+
 /**
  * The words of a text as `Intl.Segmenter` finds them (Unicode Standard Annex 29): without spaces and punctuation, case
  * kept, and in languages written without spaces too. `locale` names the language, `en` unless given.
@@ -40,9 +49,8 @@ export const characters = (text: string): number => {
  * @since 0.1.0
  */
 export const words = (text: string, locale = "en"): ReadonlyArray<string> => {
-  const segmenter = new Intl.Segmenter(locale, { granularity: "word" })
   const found: Array<string> = []
-  for (const { isWordLike, segment } of segmenter.segment(text)) if (isWordLike === true) found.push(segment)
+  for (const { isWordLike, segment } of segmenterOf(locale).segment(text)) if (isWordLike === true) found.push(segment)
   return found
 }
 

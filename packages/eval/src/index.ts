@@ -1,10 +1,43 @@
 /**
- * Evaluation: samples and estimates, comparisons and judges, benchmarks, text metrics, diagnostics, reports. Loads no
- * native code.
+ * Evaluation: samples and estimates, comparisons and judges, benchmarks, text metrics, diagnostics, reports as data. Loads
+ * no native code.
  *
  * @since 0.1.0
  */
 export * as Sample from "./Sample.ts"
 export * as Estimate from "./Estimate.ts"
 export * as Score from "./Score.ts"
+export * as Bootstrap from "./Bootstrap.ts"
+export * as Permutation from "./Permutation.ts"
+export * as Power from "./Power.ts"
+export * as Correlation from "./Correlation.ts"
+export * as Calibration from "./Calibration.ts"
+export * as PassAtK from "./PassAtK.ts"
+export * as BestOfN from "./BestOfN.ts"
+export * as Rouge from "./Rouge.ts"
+export * as TextStatistics from "./TextStatistics.ts"
 export * as Judge from "./Judge.ts"
+export * as RewardJudge from "./RewardJudge.ts"
+export * as PolicyJudge from "./PolicyJudge.ts"
+export * as ChatJudge from "./ChatJudge.ts"
+export * as TerminalJudge from "./TerminalJudge.ts"
+export * as WinRate from "./WinRate.ts"
+export * as BradleyTerry from "./BradleyTerry.ts"
+export * as Agreement from "./Agreement.ts"
+export * as DataFile from "./DataFile.ts"
+export * as Loglikelihood from "./Loglikelihood.ts"
+export * as MultipleChoice from "./MultipleChoice.ts"
+export * as HellaSwag from "./HellaSwag.ts"
+export * as TruthfulQa from "./TruthfulQa.ts"
+export * as BigBench from "./BigBench.ts"
+export * as BigBenchHard from "./BigBenchHard.ts"
+export * as Bias from "./Bias.ts"
+export * as CrowsPairs from "./CrowsPairs.ts"
+export * as Winogender from "./Winogender.ts"
+export * as ToxicityScorer from "./ToxicityScorer.ts"
+export * as RealToxicityPrompts from "./RealToxicityPrompts.ts"
+export * as Perplexity from "./Perplexity.ts"
+export * as KlFromReference from "./KlFromReference.ts"
+export * as AlignmentTax from "./AlignmentTax.ts"
+export * as RewardHacking from "./RewardHacking.ts"
+export * as Report from "./Report.ts"

@@ -4,11 +4,12 @@
  *
  * @since 0.1.0
  */
+
+import * as Report from "../Report.ts"
+import * as VisibleText from "../VisibleText.ts"
 import * as BlockTable from "./BlockTable.ts"
 import { html, type Markup, nothing, type Part, trusted } from "./Markup.ts"
 import * as Plot from "./Plot.ts"
-import * as Report from "./Report.ts"
-import * as VisibleText from "./VisibleText.ts"
 
 const light = `
   --surface: #ffffff; --page: #f6f7f9; --ink: #16191d; --muted: #555d68; --rule: #d5dae0; --grid: #e4e8ec;

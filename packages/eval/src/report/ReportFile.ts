@@ -7,9 +7,9 @@ import { readFile } from "node:fs/promises"
 import { join } from "node:path"
 import { AtomicFile } from "@attune/core"
 import { Effect } from "effect"
+import * as Report from "../Report.ts"
 import * as HtmlReport from "./HtmlReport.ts"
 import * as MarkdownReport from "./MarkdownReport.ts"
-import * as Report from "./Report.ts"
 
 /**
  * Where the forms of a report lie.

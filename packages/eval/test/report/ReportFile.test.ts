@@ -4,10 +4,10 @@ import { join } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { afterAll } from "vitest"
-import * as HtmlReport from "../src/HtmlReport.ts"
-import * as MarkdownReport from "../src/MarkdownReport.ts"
-import * as ReportFile from "../src/ReportFile.ts"
-import { report } from "./ReportExample.ts"
+import * as HtmlReport from "../../src/report/HtmlReport.ts"
+import * as MarkdownReport from "../../src/report/MarkdownReport.ts"
+import * as ReportFile from "../../src/report/ReportFile.ts"
+import { report } from "../ReportExample.ts"
 
 const root = mkdtempSync(join(tmpdir(), "attune-report-file-"))
 afterAll(() => rmSync(root, { recursive: true, force: true }))

@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import * as VisibleText from "./VisibleText.ts"
+import * as VisibleText from "../VisibleText.ts"
 
 /**
  * Text that is HTML already.

@@ -4,17 +4,17 @@ import { Device, OrtPolicy } from "@attune/core/ort"
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer } from "effect"
+import * as DeskScores from "../src/DeskScores.ts"
 import * as Dice from "../src/desk/Dice.ts"
 import * as Feedback from "../src/desk/Feedback.ts"
 import * as Format from "../src/desk/Format.ts"
 import * as Labeller from "../src/desk/Labeller.ts"
 import * as Ticket from "../src/desk/Ticket.ts"
-import * as Evaluate from "../src/Evaluate.ts"
 
 const layer = Layer.merge(NodeServices.layer, Device.layerInProcess({ provider: "cpu" }))
 
 const open = Effect.gen(function* () {
-  return yield* OrtPolicy.make(yield* Pretrained.load(Evaluate.deskModel))
+  return yield* OrtPolicy.make(yield* Pretrained.load(DeskScores.deskModel))
 })
 
 describe("the shipped model", () => {
@@ -22,14 +22,14 @@ describe("the shipped model", () => {
     Effect.gen(function* () {
       const n = 60
       const found = new Map(
-        (yield* Evaluate.desk("base", yield* open, 5, n)).map((measurement) => [measurement.metric, measurement])
+        (yield* DeskScores.desk("base", yield* open, 5, n)).scores.map((score) => [score.metric, score])
       )
       assert.deepStrictEqual(
         [...found.keys()],
         ["gold score, greedy", "gold score, sampled", "critique followed", "judgement right"]
       )
-      assert.isTrue([...found.values()].every((measurement) => measurement.n === n))
-      const value = (metric: string) => found.get(metric)!.value
+      assert.isTrue([...found.values()].every(({ estimate }) => estimate.n === n))
+      const value = (metric: string) => found.get(metric)!.estimate.value
       // Wide beside the intervals of 60 tickets, narrow beside what a swapped prompt or answer gives.
       assert.isTrue(value("gold score, greedy") > 1.5 && value("gold score, greedy") < 2.5)
       assert.isBelow(value("gold score, sampled"), value("gold score, greedy"))
@@ -39,7 +39,7 @@ describe("the shipped model", () => {
   )
 })
 
-describe("goldScores", () => {
+describe("gold", () => {
   it.live("are those that the labeller gives, up to the end of the summary's line", () =>
     Effect.gen(function* () {
       const policy = yield* open
@@ -56,9 +56,9 @@ describe("goldScores", () => {
             completions.map((completion, i) => ({ ...completion, text: texts[i]! }))
           )
       }
-      const [greedy] = yield* Evaluate.goldScores("scripted", scripted, tickets, 0)
+      const { scores } = yield* DeskScores.gold("scripted", scripted, tickets, 0)
       // All four facts, and one.
-      assert.strictEqual(greedy!.value, (4 + 1) / 2)
+      assert.strictEqual(scores[0].estimate.value, (4 + 1) / 2)
     }).pipe(Effect.scoped, Effect.provide(layer))
   )
 })
@@ -70,14 +70,14 @@ describe("heldOut", () => {
       const tickets = Ticket.generate({ seed: 7, split: "test", n: 3 })
       const demonstrations = Feedback.demonstrations(tickets, Dice.make(1))
       const examples = yield* Effect.fromResult(Sft.examples(policy.tokenizer, demonstrations))
-      const found = yield* Evaluate.heldOut(policy, examples)
+      const found = yield* DeskScores.heldOut("base", policy, examples)
       const expected = yield* policy.logprobs(
         demonstrations.map(({ completion, prompt }) => ({
           prompt: policy.tokenizer.encode(prompt),
           completion: policy.tokenizer.encode(`${completion}${Format.endOfText}`)
         }))
       )
-      found.forEach((nll, i) => {
+      found.sample.values.forEach((nll, i) => {
         const own = expected[i]!
         assert.closeTo(nll, -own.reduce((sum, x) => sum + x, 0) / own.length, 1e-5)
       })

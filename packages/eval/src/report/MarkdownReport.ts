@@ -3,9 +3,10 @@
  *
  * @since 0.1.0
  */
+
+import * as Report from "../Report.ts"
+import * as VisibleText from "../VisibleText.ts"
 import * as BlockTable from "./BlockTable.ts"
-import * as Report from "./Report.ts"
-import * as VisibleText from "./VisibleText.ts"
 
 const entities: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;" }
 

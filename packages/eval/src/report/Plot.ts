@@ -9,10 +9,10 @@
  */
 import * as Observable from "@observablehq/plot"
 import { parseHTML } from "linkedom"
+import type { Estimate } from "../Estimate.ts"
+import * as Report from "../Report.ts"
+import * as VisibleText from "../VisibleText.ts"
 import type * as BlockTable from "./BlockTable.ts"
-import type { Estimate } from "./Estimate.ts"
-import * as Report from "./Report.ts"
-import * as VisibleText from "./VisibleText.ts"
 
 /**
  * Blocks that are drawn.
