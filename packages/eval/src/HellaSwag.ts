@@ -17,7 +17,7 @@ import type * as Score from "./Score.ts"
  * ```ts
  * import { HellaSwag } from "@attune/eval"
  *
- * HellaSwag.clean("How to knit [title] Begin. [step] Take  wool.") // => "How to knit. Begin.  Take wool."
+ * HellaSwag.clean("How to knit [title] Begin. [step] Take  wool.") // => "How to knit. Begin. Take wool."
  * ```
  *
  * @category transforming

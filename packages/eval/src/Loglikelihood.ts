@@ -86,7 +86,8 @@ export const textEncoder = (tokenizer: Tokenizer.Tokenizer): ((text: string) => 
  * **Gotchas**
  *
  * Where the tokenizer merges across the boundary (`crosses`), the harness's split loses or repeats characters. It is kept,
- * because numbers are compared with the harness's.
+ * because numbers are compared with the harness's; where it leaves the continuation no token, at which the harness stops,
+ * the whole text is split after the tokens that it has in common with the context.
  *
  * @category constructors
  * @since 0.1.0
@@ -112,8 +113,11 @@ export const encoder = ({
     let crosses = false
     if (prompt.length > 0) {
       const whole = encode(context + continuation)
-      completion = whole.subarray(prompt.length)
-      crosses = prompt.some((id, t) => whole[t] !== id)
+      const common = sharedLength(prompt, whole)
+      crosses = common < prompt.length
+      const end = crosses && whole.length <= prompt.length ? common : prompt.length
+      if (end < prompt.length) prompt = whole.subarray(0, end)
+      completion = whole.subarray(end)
     } else {
       completion = tokenizer.encode(continuation, { addSpecialTokens: false })
       if (alone !== undefined && completion[0] === prefix) completion = completion.subarray(1)
@@ -136,6 +140,12 @@ export const encoder = ({
       crosses
     })
   }
+}
+
+// How many tokens two lists have in common from the start.
+const sharedLength = (a: Int32Array, b: Int32Array): number => {
+  const t = a.findIndex((id, t) => b[t] !== id)
+  return t < 0 ? a.length : t
 }
 
 // Tokens scored between two signs of progress. The policy cuts them into batches of its own.

@@ -38,7 +38,7 @@ export interface Item {
   readonly id: string
   /** May be empty: then the choices stand alone. */
   readonly context: string
-  /** At least two, none of them empty. */
+  /** At least two. An empty one, as TruthfulQA has, is scored by its delimiter, and never chosen by length. */
   readonly choices: ReadonlyArray<string>
   /** Index of the right choice, or of all that are right. */
   readonly gold: number | ReadonlyArray<number>
@@ -92,8 +92,6 @@ const fault = (item: Item): string | undefined => {
   const { choices, id } = item
   if (id === "") return "the id is empty"
   if (choices.length < 2) return `there are ${choices.length} choices; a question needs two or more`
-  const empty = choices.indexOf("")
-  if (empty >= 0) return `choice ${empty} is empty`
   const gold = goldOf(item)
   if (gold.length === 0) return "no choice is marked as right"
   const outside = gold.find((index) => !Number.isInteger(index) || index < 0 || index >= choices.length)

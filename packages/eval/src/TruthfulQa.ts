@@ -102,8 +102,8 @@ const Label = Schema.Literals([0, 1])
 
 // The repository's form maps answers to labels, that of the Hub has two lists.
 const TargetsFile = Schema.Union([
-  Schema.Struct({ choices: Schema.Array(Schema.String), labels: Schema.Array(Label) }),
-  Schema.Record(Schema.String, Label)
+  Schema.Record(Schema.String, Label),
+  Schema.Struct({ choices: Schema.Array(Schema.String), labels: Schema.Array(Label) })
 ])
 
 const ChoiceFile = Schema.Array(
@@ -111,14 +111,14 @@ const ChoiceFile = Schema.Array(
 )
 
 const targetsOf = (file: typeof TargetsFile.Type): Targets => {
-  if (Array.isArray(file["choices"])) return file as Targets
+  const { choices } = file
+  if (Array.isArray(choices)) return file as Targets
   return { choices: Object.keys(file), labels: Object.values(file) as ReadonlyArray<0 | 1> }
 }
 
 const targetsFault = ({ choices, labels }: Targets, single: boolean): string | undefined => {
   if (choices.length !== labels.length) return `has ${choices.length} choices and ${labels.length} labels`
   if (choices.length < 2) return `has ${choices.length} choices; expected two or more`
-  if (choices.some((choice) => choice.trim() === "")) return "has an empty choice"
   const right = labels.filter((label) => label === 1).length
   if (single) return right === 1 ? undefined : `marks ${right} choices as right; expected one`
   return right > 0 && right < labels.length

@@ -237,3 +237,35 @@ export const causal = (
     return joinHeads(g, mixed, q.shape[0]!)
   }
 }
+
+/**
+ * Blocks of queries, each of which sees a sequence of keys up to its own position, for tokens `M` that stand in no order
+ * and that sequences may share.
+ *
+ * **Details**
+ *
+ * `queries` `[K, Q]` and `keys` `[K, T]` are rows of `q`, `k` and `v`; the keys of a block stand at positions `0 .. T - 1`
+ * of its sequence. `positions` `[M]` are those of the tokens, and `places` `[M]` where in the flattened queries the result
+ * of each token is read. Padding of both on the right may be any row. All are `int64`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const blocks = (
+  g: Graph,
+  { headDim, kvHeads }: HeadSizes,
+  layout: Readonly<Record<"positions" | "queries" | "keys" | "places", Value>>
+): Attend => {
+  const { keys, places, positions, queries } = layout
+  const [count, size] = queries.shape as readonly [Dim, Dim]
+  const span = keys.shape[1]!
+  const flat = { queries: Op.Reshape(g, queries, ["K*Q"]), keys: Op.Reshape(g, keys, ["K*T"]) }
+  const at = Op.Reshape(g, Op.Gather(g, positions, flat.queries), [count, 1, 1, size, 1])
+  const seen = Op.LessOrEqual(g, Op.Reshape(g, Op.Range(g, span), [1, 1, 1, 1, span]), at)
+  const bias = Op.Where(g, seen, GraphOf.scalar(g, 0), GraphOf.scalar(g, hidden))
+  return (_layer, q, k, v) => {
+    const of = (x: Value) => splitKeys(g, Op.Gather(g, x, flat.keys), count, span, kvHeads, headDim)
+    const asked = splitHeads(g, scaled(g, Op.Gather(g, q, flat.queries), headDim), count, size, kvHeads, headDim)
+    return Op.Gather(g, joinHeads(g, attention(g, asked, of(k), of(v), bias), "K*Q"), places)
+  }
+}

@@ -7,12 +7,11 @@ import { Context, Effect, Layer, type Scope } from "effect"
 import type { Pretrained } from "../hub/Pretrained.ts"
 import { ModelError } from "../ModelError.ts"
 import * as Attention from "../nn/Attention.ts"
-import type { Attend, Decoder } from "../nn/Decoder.ts"
+import type { Decoder } from "../nn/Decoder.ts"
 import * as Heads from "../nn/Heads.ts"
 import { takeRows } from "../nn/Linear.ts"
 import * as Graph from "../onnx/Graph.ts"
 import * as Model from "../onnx/Model.ts"
-import * as Op from "../onnx/Op.ts"
 import { Policy, type PolicyShape, Reference } from "../Policy.ts"
 import { Sampler } from "../Sampler.ts"
 import * as Tensor from "../Tensor.ts"
@@ -40,14 +39,15 @@ export interface OrtPolicy extends PolicyShape {
 }
 
 /**
- * The graph that scores completions: `tokens` `[M]` at `positions` `[M]`, each of them once, in sequences `slots` `[B, T]`
- * of places in `tokens`, padded on the right with any place; `places` `[M]` says where in the flattened slots each token
- * stands (first). `rows` `[N]` are the tokens that predict `targets` `[N]`; result `logprobs` `[N]`.
+ * The graph that scores completions, in which every token is computed once: a prompt serves all completions after it.
  *
  * **Details**
  *
- * Only attention sees sequences. All else is computed once for a prompt that several completions follow, and never for
- * padding; only `rows` reach the language-model head.
+ * `tokens` `[M]` at `positions` `[M]` are those of all prompts and completions. Only attention sees sequences: `queries`
+ * `[K, Q]` are blocks of tokens of one sequence each, by their places in `tokens`, and `keys` `[K, T]` is the sequence from
+ * position 0 on, both padded on the right with any place. `places` `[M]` says where in the flattened queries each token
+ * stands. `rows` `[N]` are the tokens that predict `targets` `[N]`; result `logprobs` `[N]`. Only those rows reach the
+ * language-model head.
  *
  * @category constructors
  * @since 0.1.0
@@ -57,14 +57,13 @@ export const scoring = (decoder: Decoder): Graph.Graph => {
   for (const { name, shape } of decoder.parameters) Graph.input(g, name, "float32", shape)
   const tokens = Graph.input(g, "tokens", "int64", ["M"])
   const positions = Graph.input(g, "positions", "int64", ["M"])
-  const slots = Op.Reshape(g, Graph.input(g, "slots", "int64", ["B", "T"]), ["S"])
+  const queries = Graph.input(g, "queries", "int64", ["K", "Q"])
+  const keys = Graph.input(g, "keys", "int64", ["K", "T"])
   const places = Graph.input(g, "places", "int64", ["M"])
   const rows = Graph.input(g, "rows", "int64", ["N"])
   const targets = Graph.input(g, "targets", "int64", ["N"])
   const weights = (name: string) => Graph.value(g, name)
-  const causal = Attention.causal(g, decoder, { batch: "B", time: "T" })
-  const spread = (x: Graph.Value) => Op.Gather(g, x, slots)
-  const attend: Attend = (layer, q, k, v) => Op.Gather(g, causal(layer, spread(q), spread(k), spread(v)), places)
+  const attend = Attention.blocks(g, decoder, { positions, queries, keys, places })
   const hidden = decoder.forward(g, weights, tokens, positions, attend)
   const scored = Heads.tokenLogprobs(g, takeRows(g, hidden, rows), weights(decoder.headWeight), targets)
   Graph.output(g, "logprobs", scored)
@@ -85,6 +84,8 @@ const byPrompt = (scored: ReadonlyArray<Row.Scored>): ReadonlyArray<ReadonlyArra
   }
   return groups
 }
+
+const promptLength = ({ completion, tokens }: Row.Scored): number => tokens.length - completion.length
 
 // What the last token predicts is not asked for.
 const read = ({ tokens }: Row.Scored): number => tokens.length - 1
@@ -113,40 +114,75 @@ const batches = (scored: ReadonlyArray<Row.Scored>, vocabSize: number): Readonly
   return result
 }
 
+// Tokens of one sequence that stand next to each other, each of which is computed here.
+interface Segment {
+  /** Places in `tokens` of the whole sequence up to the segment's end. */
+  readonly sequence: ReadonlyArray<number>
+  /** Where the segment begins in the sequence. */
+  readonly start: number
+}
+
+/**
+ * How many queries a block should have: the more, the fewer keys are copied for it; the fewer, the less padding. Work is
+ * counted in multiplications and copies of numbers, for each key.
+ */
+const blockSize = (segments: ReadonlyArray<Segment>, { headDim, heads, kvHeads }: Decoder): number => {
+  const lengths = segments.map(({ sequence, start }) => sequence.length - start)
+  const longest = lengths.reduce((most, length) => Math.max(most, length), 1)
+  let best = { size: longest, work: Number.POSITIVE_INFINITY }
+  for (let parts = 1; parts <= longest; parts *= 2) {
+    const size = Math.ceil(longest / parts)
+    const blocks = lengths.reduce((sum, length) => sum + Math.ceil(length / size), 0)
+    const work = blocks * (size * heads * (headDim + 8) + 2 * 8 * kvHeads * headDim)
+    if (work < best.work) best = { size, work }
+  }
+  return best.size
+}
+
 // The inputs of the scoring graph for a batch.
-const layout = (batch: ReadonlyArray<Row.Scored>) => {
-  const width = batch.reduce((most, item) => Math.max(most, read(item)), 0)
-  const slots = new BigInt64Array(batch.length * width)
+const layout = (batch: ReadonlyArray<Row.Scored>, decoder: Decoder) => {
   const tokens: Array<number> = []
   const positions: Array<number> = []
-  const places: Array<number> = []
   const rows: Array<number> = []
   const targets: Array<number> = []
-  let start = 0 // of the prompt in `tokens`
-  for (const [b, item] of batch.entries()) {
-    const length = item.tokens.length - item.completion.length
-    const before = batch[b - 1]
-    const shared = before !== undefined && Row.samePrompt(before, item)
-    if (!shared) start = tokens.length
-    // Where the completion's tokens come to stand, relative to their positions.
-    const shift = (shared ? tokens.length : start + length) - length
-    for (let t = 0; t < read(item); t++) {
-      const place = t < length ? start + t : shift + t
-      slots[b * width + t] = BigInt(place)
-      if (shared && t < length) continue
-      tokens.push(item.tokens[t]!)
-      positions.push(t)
-      places.push(b * width + t)
+  const segments: Array<Segment> = []
+  const add = (token: number, position: number) => {
+    positions.push(position)
+    return tokens.push(token) - 1
+  }
+  for (const group of byPrompt(batch)) {
+    const prompt = Array.from(group[0]!.tokens.subarray(0, promptLength(group[0]!)), add)
+    segments.push({ sequence: prompt, start: 0 })
+    for (const { completion } of group) {
+      // What its last token predicts is not asked for.
+      const read = Array.from({ length: completion.length - 1 }, (_, t) => add(completion[t]!, prompt.length + t))
+      if (read.length > 0) segments.push({ sequence: [...prompt, ...read], start: prompt.length })
+      rows.push(prompt.at(-1)!, ...read)
+      for (let t = 0; t < completion.length; t++) targets.push(completion[t]!)
     }
-    for (let t = 0; t < item.completion.length; t++) {
-      rows.push(t === 0 ? start + length - 1 : shift + length + t - 1)
-      targets.push(item.completion[t]!)
+  }
+  const Q = blockSize(segments, decoder)
+  const T = segments.reduce((most, { sequence }) => Math.max(most, sequence.length), 0)
+  const K = segments.reduce((sum, { sequence, start }) => sum + Math.ceil((sequence.length - start) / Q), 0)
+  const queries = new BigInt64Array(K * Q)
+  const keys = new BigInt64Array(K * T)
+  const places = new BigInt64Array(tokens.length)
+  let k = 0
+  for (const { sequence, start } of segments) {
+    for (let first = start; first < sequence.length; first += Q, k++) {
+      for (let t = first; t < Math.min(first + Q, sequence.length); t++) {
+        const slot = k * Q + t - first
+        queries[slot] = BigInt(sequence[t]!)
+        places[sequence[t]!] = BigInt(slot)
+      }
+      for (const [t, token] of sequence.entries()) keys[k * T + t] = BigInt(token)
     }
   }
   return {
     tokens: Tensor.int64(tokens),
     positions: Tensor.int64(positions),
-    slots: Tensor.int64(slots, [batch.length, width]),
+    queries: Tensor.int64(queries, [K, Q]),
+    keys: Tensor.int64(keys, [K, T]),
     places: Tensor.int64(places),
     rows: Tensor.int64(rows),
     targets: Tensor.int64(targets)
@@ -201,7 +237,7 @@ export const make: (
 
     const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Row.Scored>) {
       const outputs = yield* Effect.flatMap(parameters, (weights) =>
-        scorer.run({ ...Object.fromEntries(weights), ...layout(batch) })
+        scorer.run({ ...Object.fromEntries(weights), ...layout(batch, decoder) })
       ).pipe(Effect.mapError((error) => failure("logprobs", error.message, error)))
       return Device.tensor(outputs, "logprobs", "float32").data
     })

@@ -1,0 +1,44 @@
+/**
+ * How long does it take to score the endings of HellaSwag, and how does that compare with a peer?
+ */
+import { Progress } from "@attune/core"
+import { Pretrained } from "@attune/core/hub"
+import { OrtPolicy } from "@attune/core/ort"
+import { HellaSwag } from "@attune/eval"
+import { Effect, Stream } from "effect"
+import { type Bench, count } from "./Bench.ts"
+import * as Peer from "./Peer.ts"
+
+export const bench: Bench = {
+  question: "seconds to tokenize and score four endings of every row of HellaSwag; loading the model is not timed",
+  flags: {
+    model: "model directory (default ../shared/data/tinystories-656K)",
+    rows: "JSON Lines file (default ../shared/data/hellaswag/validation.jsonl)",
+    rounds: "times that all rows are scored (default 5)",
+    peer: "shell command whose last JSON line has seconds, such as hf_hellaswag.py; run after each round, and compared"
+  },
+  run: ({ flags }) =>
+    Stream.unwrap(
+      Effect.gen(function* () {
+        const base = yield* Pretrained.load(flags.get("model") ?? "../shared/data/tinystories-656K")
+        const items = yield* HellaSwag.read(flags.get("rows") ?? "../shared/data/hellaswag/validation.jsonl")
+        const rounds = yield* count(flags, "rounds", 5)
+        const command = flags.get("peer")
+        const policy = yield* OrtPolicy.make(base)
+        const score = HellaSwag.score(policy, items).pipe(Effect.provide(Progress.layer({ mode: "quiet" })))
+        yield* score
+        const own: Array<number> = []
+        const peer: Array<number> = []
+        let accuracy = 0
+        for (let round = 0; round < rounds; round++) {
+          const begun = performance.now()
+          const answers = yield* score
+          own.push((performance.now() - begun) / 1000)
+          accuracy = HellaSwag.scores(answers, { system: base.name })[0]!.estimate.value
+          if (command !== undefined) peer.push(yield* Peer.measure(command, "seconds"))
+        }
+        const name = `${items.length} rows, acc ${accuracy}`
+        return Stream.fromIterable(Peer.compared({ case: name, unit: "s", values: own }, peer, "less"))
+      })
+    )
+}
