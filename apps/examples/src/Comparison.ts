@@ -56,6 +56,9 @@ export const samples = ({ after, before, prompts, systems }: Said): Report.Secti
   ]
 })
 
+// Perplexities say what bits per byte say, on a scale on which one odd document outweighs the rest.
+const isTested = ({ metric }: Score.Score) => !metric.endsWith("_perplexity")
+
 /**
  * Every score of both, what the second gained or lost item by item, and how their values spread.
  *
@@ -67,7 +70,7 @@ export const scores = (
   after: ReadonlyArray<Score.Score>,
   seed: number
 ): Result.Result<Report.Section, AlignmentTax.AlignmentTaxError | Sample.SampleError> =>
-  Result.map(AlignmentTax.compare(before, after, { seed }), (compared) => ({
+  Result.map(AlignmentTax.compare(before.filter(isTested), after.filter(isTested), { seed }), (compared) => ({
     title: "Scores",
     blocks: [
       { _tag: "Scores", scores: [...before, ...after] },
@@ -82,10 +85,10 @@ export const scores = (
           estimate: difference
         }))
       },
-      AlignmentTax.table(compared),
+      { ...AlignmentTax.table(compared), title: `${compared.after} against ${compared.before}` },
       ...before.flatMap((score, i) =>
         // A rate has two values; its table says all.
-        score.sample.values.every((value) => value === 0 || value === 1)
+        !isTested(score) || score.sample.values.every((value) => value === 0 || value === 1)
           ? []
           : [
               Report.distribution({

@@ -134,8 +134,7 @@ interface Units {
   readonly without: () => Float64Array
 }
 
-const byCluster = ({ clusters, values }: Sample): ReadonlyArray<Float64Array> => {
-  if (clusters === undefined) return Array.from(values, (value) => Float64Array.of(value))
+const byCluster = ({ clusters = [], values }: Sample): ReadonlyArray<Float64Array> => {
   const groups = new Map<string, Array<number>>()
   for (const [i, cluster] of clusters.entries()) {
     const group = groups.get(cluster)
@@ -173,7 +172,30 @@ const unitsOfMean = (sample: Sample): Units => {
   }
 }
 
-const unitsOf = (sample: Sample, statistic: Statistic): Units => {
+const unitsOf = (sample: Sample, statistic: Statistic): Units =>
+  sample.clusters === undefined ? unitsOfValues(sample.values, statistic) : unitsOfClusters(sample, statistic)
+
+const unitsOfValues = (values: Float64Array, statistic: Statistic): Units => {
+  const n = values.length
+  const room = new Float64Array(n)
+  return {
+    count: n,
+    clustered: false,
+    observed: statistic(values.slice()),
+    of: (drawn) => {
+      for (let i = 0; i < n; i++) room[i] = values[drawn[i]!]!
+      return statistic(room)
+    },
+    without: () =>
+      values.map((_, left) => {
+        room.set(values.subarray(0, left))
+        room.set(values.subarray(left + 1), left)
+        return statistic(room.subarray(0, n - 1))
+      })
+  }
+}
+
+const unitsOfClusters = (sample: Sample, statistic: Statistic): Units => {
   const groups = byCluster(sample)
   const longest = groups.reduce((most, group) => Math.max(most, group.length), 0)
   const room = new Float64Array(groups.length * longest)
@@ -189,7 +211,7 @@ const unitsOf = (sample: Sample, statistic: Statistic): Units => {
   }
   return {
     count: groups.length,
-    clustered: sample.clusters !== undefined,
+    clustered: true,
     observed: statistic(sample.values.slice()),
     of: (drawn) => statistic(joined(groups.length, (i) => groups[drawn[i]!]!)),
     without: () =>

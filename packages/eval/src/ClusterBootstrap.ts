@@ -49,7 +49,7 @@ export const summarised = <A extends Clustered, S>(
       options
     )
   }
-  const clusters = [...Map.groupBy(items, ({ cluster }) => cluster).values()]
+  const clusters = [...Map.groupBy<string | A, A>(items, (item) => item.cluster ?? item).values()]
   return Bootstrap.joint(clusters.map(summary), statistics, options).map((estimate) => ({
     ...estimate,
     n: items.length,

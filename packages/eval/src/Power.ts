@@ -147,7 +147,7 @@ const scaled = (
   ...rest
 })
 
-const say = ({ alpha = 0.05, power = 0.8 }: Aims) => `power ${power}, alpha ${alpha}`
+const say = ({ alpha = 0.05, power = 0.8 }: Aims) => `power ${power}, alpha ${Number(alpha.toPrecision(3))}`
 
 /**
  * Minimum detectable effect: the smallest true difference that `n` items find with the given power.
