@@ -2,7 +2,7 @@ import { NextToken } from "@attune/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Result, Schema } from "effect"
 import * as AlignmentTax from "../src/AlignmentTax.ts"
-import * as MarkdownReport from "../src/MarkdownReport.ts"
+import * as MarkdownReport from "../src/report/MarkdownReport.ts"
 import * as Sample from "../src/Sample.ts"
 import * as Score from "../src/Score.ts"
 
