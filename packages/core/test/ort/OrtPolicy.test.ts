@@ -44,6 +44,26 @@ describe("OrtPolicy", () => {
     )
   }
 
+  it.effect("scores completions of one prompt, which is computed once, as it scores each alone", () =>
+    Effect.gen(function* () {
+      const policy = yield* OrtPolicy.make(TestModel.llama())
+      const random = Run.seeded(8)
+      const ids = (length: number) => Array.from({ length }, () => random.below(policy.vocabSize))
+      const prompts = [ids(7), ids(20), ids(1)]
+      const continuations = [
+        ...[9, 1, 30, 0, 2].map((length) => ({ prompt: prompts[0]!, completion: ids(length) })),
+        ...[1, 1].map((length) => ({ prompt: prompts[1]!, completion: ids(length) })),
+        { prompt: prompts[2]!, completion: ids(40) },
+        { prompt: prompts[0]!, completion: ids(3) }
+      ]
+      const all = yield* policy.logprobs(continuations)
+      for (const [i, continuation] of continuations.entries()) {
+        const [alone] = yield* policy.logprobs([continuation])
+        Run.close(all[i]!, alone!, `continuation ${i}`, { absolute: 1e-5, relative: 0 })
+      }
+    }).pipe(Effect.scoped, Effect.provide(device))
+  )
+
   it.effect("scores in batches that hold no more than their share of logits", () =>
     Effect.gen(function* () {
       // 20,000 scored positions of 2,048 logits are more than one batch may hold, and 40,000 tokens more than it may
