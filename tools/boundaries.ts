@@ -113,6 +113,8 @@ interface Place {
   readonly source: string | null
   /** Layer of the core: `ort`, `hub`, `nn`, `onnx`, `remote`, or `root`. */
   readonly layer: string
+  /** Folder below `src`, `root` for `src` itself. */
+  readonly folder: string
 }
 
 const placeOf = (file: string): Place => {
@@ -131,7 +133,7 @@ const placeOf = (file: string): Place => {
             ? "method"
             : "eval"
   const folder = source?.includes("/") ? source.split("/")[0]! : "root"
-  return { owner, role, base, source, layer: layers.has(folder) ? folder : "root" }
+  return { owner, role, base, source, layer: layers.has(folder) ? folder : "root", folder }
 }
 
 /** File that a specifier names, `null` for a foreign package. */
@@ -154,6 +156,13 @@ const below: Readonly<Record<string, ReadonlyArray<string>>> = {
   remote: ["remote", "root"],
   nn: ["nn", "onnx"],
   onnx: ["onnx"]
+}
+
+/** Folders of the evaluation package, each above those before it; reports show what the root's modules hold. */
+const evaluation = ["root", "statistics", "text", "judging", "benchmarks", "diagnostics"]
+const belowInEvaluation: Readonly<Record<string, ReadonlyArray<string>>> = {
+  ...Object.fromEntries(evaluation.map((folder, i) => [folder, evaluation.slice(0, i + 1)])),
+  report: ["root", "report"]
 }
 
 /** Why `from` may not import `specifier`, which is `to` when it is ours, or `null` when it may. */
@@ -190,6 +199,11 @@ const forbidden = (from: string, specifier: string, to: string | null): string |
   if (specifier.startsWith("@attune/")) return `imports its own package as ${specifier}; import the module file`
   if (/(^|\/)index\.ts$/.test(to) && !/(^|\/)index\.ts$/.test(from))
     return `imports ${specifier}; import the module file`
+  if (a.role === "eval" && !/(^|\/)index\.ts$/.test(from)) {
+    const allowed = belowInEvaluation[a.folder]
+    if (allowed === undefined) return `stands in eval/src/${a.folder}, which has no place in the order of its folders`
+    return allowed.includes(b.folder) ? null : `imports ${b.source}; eval/src/${a.folder} is below ${b.folder}`
+  }
   if (a.role !== "core") return null
   if ((a.layer === "onnx" || a.layer === "nn") && b.layer === "root") {
     return b.source === "Tensor.ts"

@@ -1,6 +1,6 @@
 """Writes log-probs of CrowS-Pairs sentences and of BIG-Bench-Hard options, and greedy answers, as transformers has them.
 
-usage: python tools/golden/bias_bbh.py ../shared/data packages/eval/test
+usage: python tools/golden/bias_bbh.py ../shared/data packages/eval/test/benchmarks
 needs: torch, transformers (CPU is enough)
 
 Texts become tokens as in the LM evaluation harness (models/huggingface.py): white space at the end of the context moves to

@@ -1,6 +1,6 @@
 """Reliability bins, expected calibration error and Brier score from scikit-learn and numpy, for @attune/eval.
 
-    python tools/golden/calibration.py packages/eval/test/Calibration.golden.json
+    python tools/golden/calibration.py packages/eval/test/statistics/Calibration.golden.json
 """
 
 import json

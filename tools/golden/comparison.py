@@ -1,6 +1,6 @@
 """Writes agreement coefficients, Bradley-Terry strengths and length-controlled win rates as Python's libraries have them.
 
-usage: python tools/golden/comparison.py packages/eval/test
+usage: python tools/golden/comparison.py packages/eval/test/judging
 needs: numpy, scikit-learn, statsmodels, krippendorff (as of pln-fing-udelar/fast-krippendorff 089bfbb)
 
 Comparison.golden.json  { versions, kappa, alpha, strengths, logistic }

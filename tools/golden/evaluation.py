@@ -1,6 +1,6 @@
 """Writes what the LM evaluation harness makes of HellaSwag, TruthfulQA and documents with a small real model.
 
-usage: python tools/golden/evaluation.py ../shared/data packages/eval/test/evaluation.golden.json
+usage: python tools/golden/evaluation.py ../shared/data packages/eval/test/benchmarks/evaluation.golden.json
 needs: torch, transformers, lm-eval (its Hugging Face model, CPU is enough)
 
 The folder holds tinystories-656K (the model), hellaswag/validation.jsonl, truthfulqa/mc_task.json and

@@ -1,6 +1,6 @@
 """Writes ROUGE of invented texts, as torchmetrics computes it.
 
-usage: python tools/golden/rouge.py packages/eval/test/rouge.golden.json
+usage: python tools/golden/rouge.py packages/eval/test/text/rouge.golden.json
 needs: torchmetrics 1.9 (CPU is enough)
 
 torchmetrics follows the package rouge_score: lower case, runs of a-z and 0-9, no stemmer. Two things are set as in rouge_score: sentences of

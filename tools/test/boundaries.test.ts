@@ -138,6 +138,24 @@ describe("check", () => {
       ":1 imports remote/ChatEndpoint.ts; core/src/root is below remote"
     ],
     [
+      "statistics importing a judge",
+      "packages/eval/src/statistics/Bootstrap.ts",
+      'import "../Sample.ts"\nimport "../judging/Judge.ts"\n',
+      ":2 imports judging/Judge.ts; eval/src/statistics is below judging"
+    ],
+    [
+      "a report importing diagnostics",
+      "packages/eval/src/report/HtmlReport.ts",
+      'import "../diagnostics/AlignmentTax.ts"\n',
+      ":1 imports diagnostics/AlignmentTax.ts; eval/src/report is below diagnostics"
+    ],
+    [
+      "a folder of evaluation without a place",
+      "packages/eval/src/other/Thing.ts",
+      'import "../Sample.ts"\n',
+      ":1 stands in eval/src/other"
+    ],
+    [
       "hub importing ort",
       "packages/core/src/hub/Config.ts",
       'import "../ort/Device.ts"\n',

@@ -5,7 +5,7 @@ import * as Report from "../src/Report.ts"
 import * as Sample from "../src/Sample.ts"
 import type { Score } from "../src/Score.ts"
 import { report } from "./ReportExample.ts"
-import * as ReportInstances from "./ReportInstances.ts"
+import * as ReportInstances from "./report/ReportInstances.ts"
 
 const sample = (values: ReadonlyArray<number>, name = "sample") => Result.getOrThrow(Sample.fromValues(name, values))
 

@@ -7,9 +7,9 @@ import { parseHTML } from "linkedom"
 import type { Browser as Chromium } from "playwright-core"
 import { afterAll, beforeAll } from "vitest"
 import * as HtmlReport from "../../src/report/HtmlReport.ts"
-import * as Browser from "./Browser.ts"
 import { report } from "../ReportExample.ts"
-import * as ReportInstances from "../ReportInstances.ts"
+import * as Browser from "./Browser.ts"
+import * as ReportInstances from "./ReportInstances.ts"
 
 /** Leave text, attributes, comments, styles, titles and SVG in every way there is, then try to run. */
 const attacks = [

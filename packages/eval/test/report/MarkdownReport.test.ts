@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as MarkdownReport from "../../src/report/MarkdownReport.ts"
 import { report } from "../ReportExample.ts"
-import * as ReportInstances from "../ReportInstances.ts"
+import * as ReportInstances from "./ReportInstances.ts"
 
 /** Lines outside fences, with what a backslash escapes taken out: what is left in them could be markup. */
 const outside = (markdown: string): ReadonlyArray<string> => {

@@ -1,0 +1,338 @@
+/**
+ * Judges made of language models: a policy is asked a question, and how likely it finds each of two given answers
+ * decides.
+ *
+ * Nothing is sampled. With `p` the probability of an answer, the product over its tokens, the result is
+ * `p(Yes) / (p(Yes) + p(No))`: what the model would rather say is left out.
+ *
+ * @since 0.1.0
+ */
+import { Policy, type Prompt, type Tokenizer } from "@attune/core"
+import { Effect, Layer, Result } from "effect"
+import * as Loglikelihood from "../text/Loglikelihood.ts"
+import * as Judge from "./Judge.ts"
+
+/**
+ * A prompt with places to fill, and the two answers to it.
+ *
+ * **Details**
+ *
+ * `content` is text, or messages for a chat template. Its places are `{prompt}`, `{completion}` and `{question}` where
+ * one answer is asked about, `{prompt}`, `{first}` and `{second}` where two are compared. `answers`: Yes and No, or the
+ * first and the second answer's names, with the white space that stands before them.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Template {
+  readonly content: Prompt.Content
+  readonly answers: readonly [yes: string, no: string]
+}
+
+/**
+ * Asks a question about an answer, Yes or No.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const yesNo: Template = {
+  content: "Prompt: {prompt}\n\nAnswer: {completion}\n\nQuestion: {question} Reply with Yes or No.\n\nReply:",
+  answers: [" Yes", " No"]
+}
+
+/**
+ * Puts a question about an answer as a statement of which the model says whether it is true.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const trueFalse: Template = {
+  content:
+    "Consider an answer to a prompt.\n\nPrompt: {prompt}\n\nAnswer: {completion}\n\n" +
+    'To the question "{question}" one would say yes. True or False?\n\nReply:',
+  answers: [" True", " False"]
+}
+
+/**
+ * Asks which of two answers is better, A or B.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const aOrB: Template = {
+  content:
+    "Prompt: {prompt}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\n" +
+    "Question: Which answer is better? Reply with A or B.\n\nReply:",
+  answers: [" A", " B"]
+}
+
+/**
+ * Probability of Yes among Yes and No, from their log-probs in nats.
+ *
+ *     p(Yes) / (p(Yes) + p(No)) = sigmoid(log p(Yes) - log p(No))
+ *
+ * Source: Scheurer et al. 2023, arXiv:2303.16755, InstructRM.
+ *
+ * @category math
+ * @since 0.1.0
+ */
+export const normalised = (yes: number, no: number): number => 1 / (1 + Math.exp(no - yes))
+
+type Fields = Readonly<Record<string, string>>
+
+const places = /\{(\w+)\}/g
+
+const texts = ({ content }: Template): ReadonlyArray<string> =>
+  typeof content === "string" ? [content] : content.map((message) => message.content)
+
+const check = (templates: ReadonlyArray<Template>, known: ReadonlyArray<string>): void => {
+  if (templates.length === 0) throw new RangeError("a judge needs at least one prompt template")
+  for (const template of templates) {
+    const used = texts(template).flatMap((text) => Array.from(text.matchAll(places), ([, place]) => place!))
+    const unknown = used.find((place) => !known.includes(place))
+    if (unknown !== undefined) {
+      throw new RangeError(`a prompt template has {${unknown}}; its places are {${known.join("}, {")}}`)
+    }
+    const [yes, no] = template.answers
+    if (yes === "" || no === "" || yes === no) {
+      throw new RangeError(`the answers of a prompt template are ${JSON.stringify([yes, no])}; give two different ones`)
+    }
+  }
+}
+
+// In one pass, since the texts that are filled in may have braces of their own.
+const fill = (content: Prompt.Content, fields: Fields): Prompt.Content => {
+  const filled = (text: string) => text.replace(places, (_, place: string) => fields[place]!)
+  return typeof content === "string"
+    ? filled(content)
+    : content.map((message) => ({ ...message, content: filled(message.content) }))
+}
+
+/**
+ * The answers as continuations of one prompt, which is everything that they have in common: so they stay comparable
+ * where a tokenizer merges the prompt's end with an answer's beginning.
+ */
+const continuations = (
+  tokenizer: Tokenizer.Tokenizer,
+  template: Template,
+  fields: Fields
+): Result.Result<readonly [Policy.Continuation, Policy.Continuation], string> =>
+  Result.gen(function* () {
+    const prompt = yield* Result.mapError(tokenizer.prompt(fill(template.content, fields)), ({ message }) => message)
+    const encode =
+      prompt.messages === undefined
+        ? Loglikelihood.textEncoder(tokenizer)
+        : (text: string) => tokenizer.encode(text, { addSpecialTokens: false })
+    const [yes, no] = template.answers.map((answer) => {
+      const ids = encode(prompt.text + answer)
+      let end = ids.length
+      while (end > 0 && tokenizer.specialIds.has(ids[end - 1]!)) end-- // some tokenizers close every text
+      return ids.subarray(0, end)
+    }) as [Int32Array, Int32Array]
+    let common = 0
+    while (common < yes.length && common < no.length && yes[common] === no[common]) common++
+    if (common === 0) return yield* Result.fail("the prompt template has no tokens before its answers")
+    if (common === yes.length || common === no.length) {
+      return yield* Result.fail(
+        `the tokens of ${JSON.stringify(template.answers)} cannot be told apart: one begins with the other`
+      )
+    }
+    const shared = yes.subarray(0, common)
+    return [
+      { prompt: shared, completion: yes.subarray(common) },
+      { prompt: shared, completion: no.subarray(common) }
+    ] as const
+  })
+
+// The mean over the templates of p(Yes), for each item.
+const probabilities = Effect.fnUntraced(function* (
+  policy: Policy.PolicyShape,
+  templates: ReadonlyArray<Template>,
+  items: ReadonlyArray<{ readonly id: string; readonly fields: Fields }>
+) {
+  const fail = (reason: string, item?: string, cause?: unknown) =>
+    new Judge.JudgeError({
+      judge: policy.name,
+      reason,
+      ...(item === undefined ? {} : { item }),
+      ...(cause === undefined ? {} : { cause })
+    })
+  const asked: Array<Policy.Continuation> = []
+  for (const { fields, id } of items) {
+    for (const template of templates) {
+      const made = continuations(policy.tokenizer, template, fields)
+      if (Result.isFailure(made)) return yield* fail(made.failure, id)
+      for (const continuation of made.success) {
+        const length = continuation.prompt.length + continuation.completion.length
+        if (length > policy.contextLength) {
+          return yield* fail(
+            `the question has ${length} tokens, more than the model's context of ${policy.contextLength}; ` +
+              "shorten the texts or the prompt template, or leave the item out",
+            id
+          )
+        }
+        asked.push(continuation)
+      }
+    }
+  }
+  if (asked.length === 0) return []
+  const logprobs = yield* policy.logprobs(asked).pipe(Effect.mapError((cause) => fail(cause.message, undefined, cause)))
+  const sums = logprobs.map((row) => row.reduce((sum, logprob) => sum + logprob, 0))
+  const means = items.map((_, i) => {
+    let sum = 0
+    for (let k = i * templates.length; k < (i + 1) * templates.length; k++) {
+      sum += normalised(sums[2 * k]!, sums[2 * k + 1]!)
+    }
+    return sum / templates.length
+  })
+  return yield* Effect.fromResult(Judge.checkedProbabilities(policy.name, items, means))
+})
+
+/**
+ * Settings of asking: prompt templates, over which the probabilities are averaged. Default {@link yesNo} alone.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly templates?: ReadonlyArray<Template>
+}
+
+const questionPlaces = ["prompt", "completion", "question"]
+
+/**
+ * Makes a grader of a policy that is asked the question of each item.
+ *
+ * **Details**
+ *
+ * All questions go to the policy in one call. Several templates are averaged as probabilities, not as log-probs. Fails
+ * where a question is longer than the model's context; nothing is cut. Throws where a template has an unknown place, or
+ * answers that are empty or alike.
+ *
+ * Source: Scheurer et al. 2023, arXiv:2303.16755, InstructRM ensemble.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const grader = (policy: Policy.PolicyShape, options?: Options): Judge.GraderShape => {
+  const templates = options?.templates ?? [yesNo]
+  check(templates, questionPlaces)
+  return {
+    name: policy.name,
+    grade: Effect.fn("PolicyJudge.grade")((questions) =>
+      probabilities(
+        policy,
+        templates,
+        questions.map(({ completion, id, prompt, question }) => ({ id, fields: { prompt, completion, question } }))
+      )
+    )
+  }
+}
+
+/**
+ * Makes a judge of a policy that is asked the same yes-or-no question about both answers: the one with the higher
+ * p(Yes) wins, and where they differ by no more than `margin`, 0 unless given, it is a tie. Each answer is seen alone,
+ * so the order of the two does not matter.
+ *
+ * @see {@link grader} for how the model is asked, and what fails
+ * @category constructors
+ * @since 0.1.0
+ */
+export const byQuestion = (
+  policy: Policy.PolicyShape,
+  question: string,
+  options?: Options & { readonly margin?: number }
+): Judge.JudgeShape => {
+  const templates = options?.templates ?? [yesNo]
+  const margin = Judge.checkedMargin(options?.margin)
+  check(templates, questionPlaces)
+  return {
+    name: policy.name,
+    compare: Effect.fn("PolicyJudge.compare")(function* (comparisons) {
+      const items = comparisons.flatMap(({ first, id, prompt, second }) => [
+        { id, fields: { prompt, completion: first, question } },
+        { id, fields: { prompt, completion: second, question } }
+      ])
+      const scores = yield* probabilities(policy, templates, items)
+      return yield* Effect.fromResult(Judge.byScore(policy.name, comparisons, scores, margin))
+    })
+  }
+}
+
+/**
+ * Makes a judge of a policy that sees both answers and is asked which is better: the first where the probability of its
+ * name is above one half by more than `margin / 2`, the second where it is below by as much, otherwise a tie. Templates
+ * default to {@link aOrB} alone.
+ *
+ * **Gotchas**
+ *
+ * Models favour a place: ask in both orders.
+ *
+ * @see {@link grader} for how the model is asked, and what fails
+ * @category constructors
+ * @since 0.1.0
+ */
+export const byChoice = (
+  policy: Policy.PolicyShape,
+  options?: Options & { readonly margin?: number }
+): Judge.JudgeShape => {
+  const templates = options?.templates ?? [aOrB]
+  const margin = Judge.checkedMargin(options?.margin)
+  check(templates, ["prompt", "first", "second"])
+  return {
+    name: policy.name,
+    compare: Effect.fn("PolicyJudge.compare")(function* (comparisons) {
+      const items = comparisons.map(({ first, id, prompt, second }) => ({ id, fields: { prompt, first, second } }))
+      const shares = yield* probabilities(policy, templates, items)
+      const scores = shares.flatMap((p) => [p, 1 - p])
+      return yield* Effect.fromResult(Judge.byScore(policy.name, comparisons, scores, margin))
+    })
+  }
+}
+
+/**
+ * Layer with a grader made of the policy.
+ *
+ * **Gotchas**
+ *
+ * The judge is seldom the model that is being trained: give this layer a policy of its own with `Layer.provide`.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerGrader = (options?: Options): Layer.Layer<Judge.Grader, never, Policy.Policy> =>
+  Layer.effect(
+    Judge.Grader,
+    Effect.map(Policy.Policy, (policy) => grader(policy, options))
+  )
+
+/**
+ * Layer with a judge that asks the policy a yes-or-no question about each answer.
+ *
+ * @see {@link layerGrader} about the policy
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerByQuestion = (
+  question: string,
+  options?: Options & { readonly margin?: number }
+): Layer.Layer<Judge.Judge, never, Policy.Policy> =>
+  Layer.effect(
+    Judge.Judge,
+    Effect.map(Policy.Policy, (policy) => byQuestion(policy, question, options))
+  )
+
+/**
+ * Layer with a judge that asks the policy which of the two answers is better.
+ *
+ * @see {@link layerGrader} about the policy
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerByChoice = (
+  options?: Options & { readonly margin?: number }
+): Layer.Layer<Judge.Judge, never, Policy.Policy> =>
+  Layer.effect(
+    Judge.Judge,
+    Effect.map(Policy.Policy, (policy) => byChoice(policy, options))
+  )
