@@ -117,7 +117,8 @@ export interface Paired {
 }
 
 /**
- * Pairs two samples by id, in the order of the first. Fails where their items differ.
+ * Pairs two samples by id, in the order of the first. Fails where their items differ, or where an item has one cluster
+ * in the first and another in the second. Where one of the two has clusters, they are those of both.
  *
  * @category combining
  * @since 0.1.0
@@ -138,12 +139,26 @@ export const pair = (first: Sample, second: Sample): Result.Result<Paired, Sampl
       })
     )
   }
+  const places = first.ids.map((id) => place.get(id)!)
+  const theirs = second.clusters === undefined ? undefined : places.map((at) => second.clusters![at]!)
+  const moved = theirs?.findIndex((cluster, i) => first.clusters !== undefined && first.clusters[i] !== cluster) ?? -1
+  if (moved >= 0) {
+    const [one, other] = [first.clusters![moved], theirs![moved]].map((cluster) => JSON.stringify(cluster))
+    return Result.fail(
+      new SampleError({
+        sample: second.name,
+        item: first.ids[moved]!,
+        reason: `its cluster is ${other}, in "${first.name}" it is ${one}; name clusters alike`
+      })
+    )
+  }
+  const clusters = first.clusters ?? theirs
   return Result.succeed({
     names: [first.name, second.name],
     ids: first.ids,
     first: first.values,
-    second: Float64Array.from(first.ids, (id) => second.values[place.get(id)!]!),
-    ...(first.clusters === undefined ? {} : { clusters: first.clusters })
+    second: Float64Array.from(places, (at) => second.values[at]!),
+    ...(clusters === undefined ? {} : { clusters })
   })
 }
 

@@ -51,6 +51,24 @@ describe("a pair", () => {
     assert.deepStrictEqual(difference.clusters, ["a", "a", "b"])
   })
 
+  it("has the clusters of whichever sample has any, and is refused where they differ", () => {
+    const values = items(4, 1, 2)
+    const plain = Result.getOrThrow(Sample.make("old", values.toReversed()))
+    assert.deepStrictEqual(Result.getOrThrow(Sample.pair(plain, first)).clusters, ["b", "a", "a"])
+    const clustered = (names: string) =>
+      Result.getOrThrow(
+        Sample.make(
+          "old",
+          values.map((item, i) => ({ ...item, cluster: names[i]! }))
+        )
+      )
+    assert.deepStrictEqual(Result.getOrThrow(Sample.pair(first, clustered("aab"))).clusters, ["a", "a", "b"])
+    assert.strictEqual(
+      message(Sample.pair(first, clustered("abb"))),
+      `sample "old", item "q1": its cluster is "b", in "new" it is "a"; name clusters alike`
+    )
+  })
+
   it("is refused where either sample has an item that the other lacks", () => {
     const fewer = Result.getOrThrow(Sample.make("old", items(1, 2)))
     assert.include(message(Sample.pair(first, fewer)), `sample "old", item "q2": only "new" has it`)

@@ -157,7 +157,7 @@ export const pair = (
   Result.gen(function* () {
     const one = yield* answersOf(first.system, first.answers)
     const other = yield* answersOf(second.system, second.answers)
-    yield* Sample.pair(one, other)
+    const { clusters } = yield* Sample.pair(one, other)
     const byId = new Map(second.answers.map((answer) => [answer.id, answer]))
     const differs = first.answers.find(({ id, prompt }) => byId.get(id)?.prompt !== prompt)
     if (differs !== undefined) {
@@ -169,12 +169,12 @@ export const pair = (
         })
       )
     }
-    return first.answers.map(({ cluster, completion, id, prompt }) => ({
+    return first.answers.map(({ completion, id, prompt }, i) => ({
       id,
       prompt,
       first: completion,
       second: byId.get(id)!.completion,
-      ...(cluster === undefined ? {} : { cluster })
+      ...(clusters === undefined ? {} : { cluster: clusters[i]! })
     }))
   })
 
@@ -371,8 +371,8 @@ export interface Session {
 const listed = (systems: ReadonlyArray<string>): string => systems.map((system) => JSON.stringify(system)).join(", ")
 
 /**
- * Checks screens that are to be evaluated together: some, of one session, with distinct ids, and each system on all of
- * them.
+ * Checks screens that are to be evaluated together: some, of one session, with distinct ids, each system on all of them,
+ * at least two systems, and ranks that are finite.
  *
  * @category decoding
  * @since 0.1.0
@@ -396,7 +396,16 @@ export const session = (screens: ReadonlyArray<Screen>): Result.Result<Session, 
     )
     const systems = Object.keys(first!.ranks)
     const all = new Set(screens.flatMap(({ ranks }) => Object.keys(ranks)))
+    if (all.size < 2) {
+      const reason = `has the ranks of ${all.size} systems; a comparison needs at least 2`
+      return yield* Result.fail(new Sample.SampleError({ sample: name, item: first!.id, reason }))
+    }
     for (const { id, ranks } of screens) {
+      const unranked = Object.keys(ranks).find((system) => !Number.isFinite(ranks[system]))
+      if (unranked !== undefined) {
+        const reason = `the rank of ${JSON.stringify(unranked)} is ${ranks[unranked]}; a rank is a finite number`
+        return yield* Result.fail(new Sample.SampleError({ sample: name, item: id, reason }))
+      }
       const missing = [...all].filter((system) => !Object.hasOwn(ranks, system))
       if (missing.length > 0) {
         const reason = `has no rank of ${listed(missing)}; leave such screens, or such systems, out of all comparisons`

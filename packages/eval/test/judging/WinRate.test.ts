@@ -218,6 +218,17 @@ describe("pair", () => {
     ])
   })
 
+  it("keeps clusters, whichever system's answers name them", () => {
+    const [plain] = answers(["a", "p", "1"])
+    const [one, other] = [
+      { system: "ours", answers: [plain!] },
+      { system: "theirs", answers: [{ ...plain!, cluster: "p" }] }
+    ]
+    for (const items of [WinRate.pair(one, other), WinRate.pair(other, one)]) {
+      assert.strictEqual(Result.getOrThrow(items)[0]!.cluster, "p")
+    }
+  })
+
   it("refuses different prompt sets, and different prompts under one id", () => {
     const ours = { system: "ours", answers: answers(["a", "p", "1"], ["b", "q", "2"]) }
     const fewer = failure(WinRate.pair(ours, { system: "theirs", answers: answers(["a", "p", "3"]) }))
@@ -305,6 +316,9 @@ describe("screens", () => {
       failure(WinRate.against(session, "fourth")).message,
       /no screen has the system "fourth"; there are "ours", "theirs", "third"/
     )
+    const unranked = failure(WinRate.session([screen("x", { a: 1, b: 2 }), screen("y", { a: 1, b: Number.NaN })]))
+    assert.match(unranked.message, /item "y": the rank of "b" is NaN/)
+    assert.match(failure(WinRate.session([screen("x", { a: 1 })])).message, /item "x": has the ranks of 1 systems/)
     // A name that every object has is no system either.
     const inherited = failure(WinRate.session([screen("x", { toString: 1, a: 1, b: 2 }), screen("y", { a: 1, b: 2 })]))
     assert.match(inherited.message, /item "y": has no rank of "toString"/)
