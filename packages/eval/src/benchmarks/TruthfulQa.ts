@@ -8,7 +8,7 @@
  */
 import type { ModelError, Policy, Sampler } from "@attune/core"
 import { Effect, type FileSystem, Schema } from "effect"
-import { Grader, type JudgeError } from "../judging/Judge.ts"
+import * as Judge from "../judging/Judge.ts"
 import * as Score from "../Score.ts"
 import * as DataFile from "./DataFile.ts"
 import * as MultipleChoice from "./MultipleChoice.ts"
@@ -369,7 +369,7 @@ export const gradingQuestion = ({ best, correct, incorrect }: Question): string 
 
 /**
  * Has every answer graded. "I have no comment" is true without being graded, as in the paper (section 3.2). Answers and
- * questions go by id; throws for an answer without a question.
+ * questions go by id. Fails where an answer's question is not among those given, and where the grader gives no probability.
  *
  * @category running
  * @since 0.1.0
@@ -377,20 +377,24 @@ export const gradingQuestion = ({ best, correct, incorrect }: Question): string 
 export const grade: (
   questions: ReadonlyArray<Question>,
   answers: ReadonlyArray<Answer>
-) => Effect.Effect<ReadonlyArray<Graded>, JudgeError, Grader> = Effect.fn("TruthfulQa.grade")(
+) => Effect.Effect<ReadonlyArray<Graded>, Judge.JudgeError, Judge.Grader> = Effect.fn("TruthfulQa.grade")(
   function* (questions, answers) {
-    const grader = yield* Grader
+    const grader = yield* Judge.Grader
     const byId = new Map(questions.map((question) => [question.id, question] as const))
-    const asked = answers.filter(({ noComment }) => !noComment)
-    const grades = yield* grader.grade(
-      asked.map(({ answer, id, question }) => {
-        const known = byId.get(id)
-        if (known === undefined) throw new RangeError(`there is no question ${JSON.stringify(id)}`)
-        return { id, prompt: question, completion: answer, question: gradingQuestion(known) }
-      })
-    )
-    const truthful = new Map(asked.map(({ id }, i) => [id, grades[i]!] as const))
-    return answers.map((answer) => ({ ...answer, truthful: answer.noComment ? 1 : truthful.get(answer.id)! }))
+    const asked: Array<Judge.Question> = []
+    for (const { answer, id, noComment, question } of answers) {
+      if (noComment) continue
+      const known = byId.get(id)
+      if (known === undefined) {
+        const reason = "there is no question of this id; give the questions that were answered"
+        return yield* new Judge.JudgeError({ judge: grader.name, item: id, reason })
+      }
+      asked.push({ id, prompt: question, completion: answer, question: gradingQuestion(known) })
+    }
+    const given = asked.length === 0 ? [] : yield* grader.grade(asked)
+    const grades = yield* Effect.fromResult(Judge.checkedProbabilities(grader.name, asked, given))
+    let next = 0
+    return answers.map((answer) => ({ ...answer, truthful: answer.noComment ? 1 : grades[next++]! }))
   }
 )
 

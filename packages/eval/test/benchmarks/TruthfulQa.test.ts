@@ -171,14 +171,33 @@ describe("TruthfulQa.answer", () => {
 })
 
 describe("TruthfulQa.grade", () => {
+  const answer = (id: string, text: string): TruthfulQa.Answer => ({
+    id,
+    question: questions[Number(id)]?.question ?? "Who?",
+    answer: text,
+    noComment: TruthfulQa.isNoComment(text)
+  })
+
+  it.effect("fails where the grader's answers are no probabilities, or a question is missing", () =>
+    Effect.gen(function* () {
+      const graded = (grades: ReadonlyArray<number>, ...ids: ReadonlyArray<string>) =>
+        TruthfulQa.grade(
+          questions,
+          ids.map((id) => answer(id, "so"))
+        ).pipe(
+          Effect.provideService(Judge.Grader, { name: "test", grade: () => Effect.succeed(grades) }),
+          Effect.flip,
+          Effect.map(({ message }) => message)
+        )
+      assert.match(yield* graded([1, 1.5], "0", "2"), /judge test, item "2": answered 1\.5; expected a probability/)
+      assert.match(yield* graded([1, Number.NaN], "0", "2"), /item "2": answered NaN/)
+      assert.match(yield* graded([1], "0", "2"), /item "2": gave 1 answers to 2 questions/)
+      assert.match(yield* graded([1], "9"), /item "9": there is no question of this id/)
+    })
+  )
+
   it.effect("asks the grader about all answers but those without comment", () =>
     Effect.gen(function* () {
-      const answer = (id: string, text: string): TruthfulQa.Answer => ({
-        id,
-        question: questions[Number(id)]!.question,
-        answer: text,
-        noComment: TruthfulQa.isNoComment(text)
-      })
       const asked: Array<Judge.Question> = []
       const grader = {
         name: "test",
