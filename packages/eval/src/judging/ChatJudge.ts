@@ -276,8 +276,9 @@ export interface GraderOptions {
  *
  * **Details**
  *
- * A token counts for the answer that it is, case and the marks and white space around it aside, so that `Yes` and ` yes`
- * are added up. An answer that is not listed counts as 0; it is at most as likely as the last one listed.
+ * A token counts for the answer that it is or begins, case and the marks and white space around it aside, so that `Yes`
+ * and ` yes` are added up, and `In` is counted for `Incorrect`. One that begins both answers counts for neither. An answer
+ * that is not listed counts as 0; it is at most as likely as the last one listed.
  *
  * @category math
  * @since 0.1.0
@@ -286,9 +287,16 @@ export const share = (
   first: ReadonlyArray<{ readonly token: string; readonly logprob: number }>,
   [yes, no]: readonly [string, string, ...ReadonlyArray<string>]
 ): number | undefined => {
-  const mass = (answer: string) =>
-    first.reduce((sum, { logprob, token }) => sum + (plain(token) === plain(answer) ? Math.exp(logprob) : 0), 0)
-  const [a, b] = [mass(yes), mass(no)]
+  const names = [plain(yes), plain(no)] as const
+  let [a, b] = [0, 0]
+  for (const { logprob, token } of first) {
+    const said = plain(token)
+    const [isYes, isNo] = names.includes(said)
+      ? [said === names[0], said === names[1]]
+      : [names[0].startsWith(said), names[1].startsWith(said)]
+    if (isYes && !isNo) a += Math.exp(logprob)
+    else if (isNo && !isYes) b += Math.exp(logprob)
+  }
   return a + b > 0 ? a / (a + b) : undefined
 }
 

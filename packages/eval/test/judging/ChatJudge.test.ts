@@ -347,6 +347,17 @@ describe("a grader", () => {
     )
   )
 
+  it("counts a token for the answer that it begins, unless it begins both", () => {
+    const tokens = (probabilities: Readonly<Record<string, number>>) =>
+      Object.entries(probabilities).map(([token, p]) => ({ token, logprob: Math.log(p) }))
+    const share = (probabilities: Readonly<Record<string, number>>, yes: string, no: string) =>
+      ChatJudge.share(tokens(probabilities), [yes, no])
+    // The other answer has two tokens: without its beginning the first would be certain.
+    assert.closeTo(share({ In: 0.9, Correct: 0.06, Well: 0.02 }, "Correct", "Incorrect")!, 0.0625, 1e-12)
+    assert.closeTo(share({ not: 0.1, " not ": 0.2, nothing: 0.3, no: 0.4 }, "no", "not")!, 4 / 7, 1e-12)
+    assert.isUndefined(share({ Answer: 0.7, "**": 0.2, "": 0.1 }, "Answer 1", "Answer 2"))
+  })
+
   it.effect("reads the reply strictly although there are log-probs", () =>
     run(
       Effect.gen(function* () {
