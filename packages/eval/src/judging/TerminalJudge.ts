@@ -77,6 +77,13 @@ const name = "the person at the terminal"
 const failed = (reason: string, cause: unknown, item?: string) =>
   new Judge.JudgeError({ judge: name, reason, cause, ...(item === undefined ? {} : { item }) })
 
+/** Whether a line begins as all records do, and breaks off. */
+const isCut = (line: string): boolean =>
+  (line.startsWith(opening) || opening.startsWith(line)) && Result.isFailure(decodeJson(line))
+
+const opening = '{"id":'
+const decodeJson = Schema.decodeUnknownResult(Schema.UnknownFromJsonString)
+
 // Records of a file by what was asked, and a way to add one that lasts.
 const journal = Effect.fnUntraced(function* <A>(
   file: string | undefined,
@@ -112,10 +119,13 @@ const journal = Effect.fnUntraced(function* <A>(
     .pipe(Effect.mapError((cause) => failed(`cannot read ${file}: ${cause.message}`, cause)))
   const end = bytes.lastIndexOf(10) + 1
   if (end < bytes.length) {
-    // A last line without its end is one that a crash cut off, unless an editor left it so.
+    // A last line without its end is one that a crash cut off, unless an editor left it so, or this is another's file.
+    const text = (from: number, to: number) => new TextDecoder().decode(bytes.subarray(from, to))
     const decode = Schema.decodeUnknownResult(Schema.fromJsonString(schema))
-    if (Result.isSuccess(decode(new TextDecoder().decode(bytes.subarray(end))))) yield* append("\n")
-    else {
+    const isRecord = (line: string) => Result.isSuccess(decode(line))
+    const last = text(end, bytes.length)
+    if (isRecord(last)) yield* append("\n")
+    else if (isCut(last) && text(0, end).split("\n").slice(0, -1).every(isRecord)) {
       yield* fs
         .truncate(file, end)
         .pipe(Effect.mapError((cause) => failed(`cannot write ${file}: ${cause.message}`, cause)))
@@ -175,9 +185,16 @@ const questionKey = ({ completion, id, prompt, question }: Judge.Question): stri
  * Which answer stands above depends on the seed and on the comparison alone, not on what was asked before. Ids and
  * names of systems are not shown; characters that are invisible or move the cursor are spelled out. Each judgement is
  * on the disk (`fsync`) before the next question is asked. The same comparison, texts included, is asked once; with its
- * answers exchanged it is another one. A line that a crash cut off is dropped and asked again.
+ * answers exchanged it is another one, and shown the other way round. A line that a crash cut off is dropped and asked
+ * again.
  *
- * Fails where the file cannot be used, and, naming the comparison, when the person leaves (Ctrl-C or end of input).
+ * Fails where the file cannot be used or holds anything else, and, naming the comparison, when the person leaves (Ctrl-C
+ * or end of input).
+ *
+ * **Gotchas**
+ *
+ * `firstPosition` of `WinRate.compare` says nothing of this judge, who does not see a comparison's first answer first.
+ * The file says which stood `above`.
  *
  * @category constructors
  * @since 0.1.0
@@ -199,7 +216,9 @@ export const judge: (
         continue
       }
       const { first, id, prompt, second } = comparison
-      const uniform = NextToken.uniforms(NextToken.rowSeed(seed, hash(key)))()
+      // With its answers exchanged the same is drawn, so that what stood above now stands below.
+      const place = JSON.stringify([id, prompt, ...[first, second].sort()])
+      const uniform = NextToken.uniforms(NextToken.rowSeed(seed, hash(place)))()
       const [above, below] = uniform < 0.5 ? (["first", "second"] as const) : (["second", "first"] as const)
       const preference = yield* ask(
         terminal,

@@ -103,6 +103,23 @@ describe("the person at the terminal as a judge", () => {
       })
     )
 
+    it.effect("is shown the answers the other way round when they are exchanged", () =>
+      Effect.gen(function* () {
+        const all = Array.from({ length: 10 }, (_, i) => comparison(`c${i}`))
+        const { at, shown } = person(...all.map(() => "1"), ...all.map(() => "1"))
+        const judge = yield* at(TerminalJudge.judge({ seed: 7 }))
+        const preferences = yield* judge.compare(all)
+        const exchanged = all.map(({ first, second, ...rest }) => ({ ...rest, first: second, second: first }))
+        // Whoever always takes what stands above contradicts himself.
+        assert.deepStrictEqual(yield* judge.compare(exchanged), preferences)
+        const words = above(shown)
+        assert.deepStrictEqual(
+          words.slice(10),
+          words.slice(0, 10).map((word) => (word === "one" ? "two" : "one"))
+        )
+      })
+    )
+
     it.effect("is not shown ids, nor texts that move the cursor", () =>
       Effect.gen(function* () {
         const { at, shown } = person("1")
@@ -196,6 +213,21 @@ describe("the person at the terminal as a judge", () => {
         const judge = yield* person().at(TerminalJudge.judge({ seed: 1, file }))
         assert.deepStrictEqual(yield* judge.compare(all), ["tie", "tie"])
         assert.isTrue(readFileSync(file).equals(whole))
+      })
+    )
+
+    it.effect("leaves a file of another kind as it is, whatever its last line", () =>
+      Effect.gen(function* () {
+        const file = join(yield* folder, "other.jsonl")
+        const { at } = person("t")
+        yield* (yield* at(TerminalJudge.judge({ seed: 1, file }))).compare([comparison("a")])
+        const record = readFileSync(file, "utf8")
+        const contents = ["notes to keep", '{"id":"a","name":"x"}', '{"name":"x', `${record}notes`, 'notes\n{"id":"a']
+        for (const content of contents) {
+          writeFileSync(file, content)
+          assert.match(yield* message(at(TerminalJudge.judge({ seed: 1, file }))), /other\.jsonl, line \d/)
+          assert.strictEqual(readFileSync(file, "utf8"), content)
+        }
       })
     )
 
