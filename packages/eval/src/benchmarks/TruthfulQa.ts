@@ -391,8 +391,7 @@ export const grade: (
       }
       asked.push({ id, prompt: question, completion: answer, question: gradingQuestion(known) })
     }
-    const given = asked.length === 0 ? [] : yield* grader.grade(asked)
-    const grades = yield* Effect.fromResult(Judge.checkedProbabilities(grader.name, asked, given))
+    const grades = asked.length === 0 ? [] : yield* Judge.grade(grader, asked)
     let next = 0
     return answers.map((answer) => ({ ...answer, truthful: answer.noComment ? 1 : grades[next++]! }))
   }

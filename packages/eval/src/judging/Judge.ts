@@ -193,6 +193,20 @@ export const checkedProbabilities = (
   answers: ArrayLike<unknown>
 ): Result.Result<ReadonlyArray<number>, JudgeError> => checkedAll(judge, questions, answers, checkedProbability)
 
+/**
+ * Asks a grader and checks what it answers, as {@link ask} does of a judge.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const grade: (
+  grader: GraderShape,
+  questions: ReadonlyArray<Question>
+) => Effect.Effect<ReadonlyArray<number>, JudgeError> = Effect.fn("Judge.grade")(function* (grader, questions) {
+  const answers = yield* grader.grade(questions)
+  return yield* Effect.fromResult(checkedProbabilities(grader.name, questions, answers))
+})
+
 const checkedScore = (judge: string, item: string, answer: unknown): Result.Result<number, JudgeError> =>
   typeof answer === "number" && Number.isFinite(answer)
     ? Result.succeed(answer)

@@ -157,6 +157,18 @@ describe("a grader made of a function", () => {
 })
 
 describe("answers that are checked", () => {
+  it.effect("are those of judges and graders whom another made", () =>
+    Effect.gen(function* () {
+      const judge: Judge.JudgeShape = { name: "odd", compare: () => Effect.succeed(anything(["tie", "A", "tie"])) }
+      assert.match(yield* message(Judge.ask(judge, comparisons)), /^judge odd, item "b": answered "A"/)
+      const grader: Judge.GraderShape = { name: "odd", grade: () => Effect.succeed([1, Number.NaN]) }
+      const questions = [question("a", "long"), question("b", "x")]
+      assert.match(yield* message(Judge.grade(grader, questions)), /^judge odd, item "b": answered NaN/)
+      const kind: Judge.GraderShape = { name: "kind", grade: () => Effect.succeed(anything([true, 0.5])) }
+      assert.deepStrictEqual(yield* Judge.grade(kind, questions), [1, 0.5])
+    })
+  )
+
   it.effect("are as many as the questions; the first that lacks one is named", () =>
     Effect.gen(function* () {
       const questions = [question("a", "long"), question("b", "x")]
