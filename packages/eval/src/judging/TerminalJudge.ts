@@ -82,7 +82,7 @@ const isCut = (line: string): boolean =>
   (line.startsWith(opening) || opening.startsWith(line)) && Result.isFailure(decodeJson(line))
 
 const opening = '{"id":'
-const decodeJson = Schema.decodeUnknownResult(Schema.UnknownFromJsonString)
+const decodeJson = Schema.decodeUnknownResult(Schema.fromJsonString(Schema.Unknown))
 
 // Records of a file by what was asked, and a way to add one that lasts.
 const journal = Effect.fnUntraced(function* <A>(
