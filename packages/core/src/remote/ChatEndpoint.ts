@@ -213,6 +213,9 @@ const longestBody = 16 * 1024 * 1024
 const isPassing = (status: number): boolean =>
   status === 408 || status === 409 || status === 425 || status === 429 || status >= 500
 
+/** Fields that `extra` may not overrule. */
+const reserved = ["model", "messages", "stream", "n", "max_tokens", "max_completion_tokens"]
+
 const problem = (options: Options): string | undefined => {
   const { apiKey, baseUrl, extra, limit = {}, longestPause, longestWait, model, pause, price, timeout } = options
   const url = URL.parse(baseUrl)
@@ -222,8 +225,10 @@ const problem = (options: Options): string | undefined => {
   if (apiKey !== undefined && !/^[\x21-\x7e]+$/.test(Redacted.value(apiKey))) {
     return "apiKey is empty or holds a blank, a line break or a letter outside ASCII; remove it"
   }
-  const taken = ["model", "messages", "stream", "n"].find((field) => extra !== undefined && field in extra)
-  if (taken !== undefined) return `extra must not hold ${taken}`
+  const taken = reserved.find((field) => extra !== undefined && Object.hasOwn(extra, field))
+  if (taken !== undefined) {
+    return `extra must not hold ${taken}${taken.startsWith("max_") ? "; give maxTokens, by which spending is limited" : ""}`
+  }
   const natural = { retries: options.retries ?? 0, concurrency: options.concurrency ?? 1 }
   for (const [name, value] of Object.entries({ ...natural, "limit.requests": limit.requests ?? 0 })) {
     if (!Number.isInteger(value) || value < 0) return `${name} must be a whole number from 0, not ${value}`
@@ -265,11 +270,11 @@ const completionsUrl = (baseUrl: string): string => {
 
 /**
  * The most tokens that a prompt can be: one per byte, which no byte-level vocabulary exceeds, and what chat templates put
- * around messages. A schema may become part of the prompt as well.
+ * around messages. A schema, or tools among the further fields, may become part of the prompt as well.
  */
-const promptBound = (messages: ReadonlyArray<Prompt.Message>, format: Readonly<Record<string, unknown>>): number =>
+const promptBound = (messages: ReadonlyArray<Prompt.Message>, further: Readonly<Record<string, unknown>>): number =>
   messages.reduce((sum, { content }) => sum + Buffer.byteLength(content) + 16, 64) +
-  (Object.keys(format).length === 0 ? 0 : Buffer.byteLength(JSON.stringify(format)))
+  (Object.keys(further).length === 0 ? 0 : Buffer.byteLength(JSON.stringify(further)))
 
 /** The bytes of a body as text; one that never ends is cut off. */
 const readText = (response: HttpClientResponse.HttpClientResponse) =>
@@ -347,8 +352,8 @@ const refusalFault = (status: number, json: unknown, wait: number | undefined): 
  * a file, under the SHA-256 of URL, body and draw. So a run that was killed goes on where it stopped, and a second run
  * costs nothing. Failures are not kept.
  *
- * Before a request is sent, the most that it can use is put aside: one token per byte of the messages and a few for the
- * template, and `maxTokens`. When its usage is known, the rest is given back; when it is not (no `usage` in the answer, a
+ * Before a request is sent, the most that it can use is put aside: one token per byte of the messages, of `extra` and of a
+ * schema, a few for the template, and `maxTokens`. When its usage is known, the rest is given back; when it is not (no `usage` in the answer, a
  * timeout, a broken connection, an interrupted fiber), the whole is counted, as the server may charge for it. An error
  * status without usage counts as a request of no tokens.
  *
@@ -561,7 +566,7 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
       const id = createHash("sha256")
         .update(JSON.stringify([url, body, draw]))
         .digest("hex")
-      const most = { prompt: promptBound(messages, format), completion: maxTokens ?? 0 }
+      const most = { prompt: promptBound(messages, { ...options.extra, ...format }), completion: maxTokens ?? 0 }
       const found = yield* cache
         .once(id, converse(body, most))
         .pipe(Effect.catchTag("ResponseCacheError", (error) => Effect.fail(failure("Cache", error.message))))

@@ -48,7 +48,7 @@ const TokenLogprobs = Schema.Struct({
 const Reply = Schema.Struct({
   choices: Schema.NonEmptyArray(
     Schema.Struct({
-      message: Schema.Struct({ content: Schema.String }),
+      message: Schema.Struct({ content: Schema.NullOr(Schema.String) }),
       finish_reason: Schema.optionalKey(Schema.NullOr(Schema.String)),
       logprobs: Schema.optionalKey(
         Schema.NullOr(Schema.Struct({ content: Schema.optionalKey(Schema.NullOr(Schema.Array(TokenLogprobs))) }))
@@ -67,16 +67,22 @@ const decodeReply = Schema.decodeUnknownResult(Reply)
  * @since 0.1.0
  */
 export const decode = (json: unknown): Result.Result<Answer, string> =>
-  Result.mapBoth(decodeReply(json), {
-    onFailure: (error) => error.message,
-    onSuccess: ({ choices: [choice], usage }): Answer => {
-      const first = choice.logprobs?.content?.[0]?.top_logprobs
-      return {
-        content: choice.message.content,
-        ...(choice.finish_reason == null ? {} : { finishReason: choice.finish_reason }),
+  Result.match(decodeReply(json), {
+    onFailure: (error) => Result.fail(error.message),
+    onSuccess: ({ choices: [choice], usage }): Result.Result<Answer, string> => {
+      const { finish_reason: finishReason, logprobs, message } = choice
+      if (message.content === null) {
+        // So ends a model that reasons beyond its limit; others call a tool, or refuse.
+        const cut = finishReason === "length" ? "; it was cut off, so raise maxTokens" : ""
+        return Result.fail(`the content is null${cut}`)
+      }
+      const first = logprobs?.content?.[0]?.top_logprobs
+      return Result.succeed({
+        content: message.content,
+        ...(finishReason == null ? {} : { finishReason }),
         ...(usage == null ? {} : { usage: { prompt: usage.prompt_tokens, completion: usage.completion_tokens ?? 0 } }),
         ...(first == null ? {} : { first: first.map(({ logprob, token }) => ({ token, logprob })) })
-      }
+      })
     }
   })
 

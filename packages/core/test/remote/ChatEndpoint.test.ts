@@ -465,6 +465,7 @@ describe("a failure that stays", () => {
     ["apiKey", { apiKey: Redacted.make("key\n") }],
     ["apiKey", { apiKey: Redacted.make("") }],
     ["extra", { extra: { messages: [] } }],
+    ["give maxTokens", { extra: { max_completion_tokens: 1e6 }, maxTokens: 1 }],
     ["retries", { retries: -1 }],
     ["concurrency", { concurrency: 0 }],
     ["limit.requests", { limit: { requests: 1.5 } }],
@@ -631,6 +632,20 @@ describe("a limit", () => {
         const error = yield* Effect.flip(ask("x", { draw: 99 }))
         assert.deepStrictEqual(error.spent, { requests: 16, promptTokens: 240, completionTokens: 80 })
         assert.strictEqual((yield* endpoint.usage).unstated, 0)
+      })
+    )
+  )
+
+  it.effect("of tokens counts further fields among what a prompt can be", () =>
+    run(
+      Effect.gen(function* () {
+        // 100 at most without the tools, as above.
+        const options = { limit: { tokens: 100 }, maxTokens: 19 }
+        const bare = yield* setting(ChatServer.echo, options)
+        yield* bare.ask("x")
+        const { ask, server } = yield* setting(ChatServer.echo, { ...options, extra: { tools: ["t"] } })
+        assert.strictEqual((yield* Effect.flip(ask("x"))).reason, "SpendLimit")
+        assert.lengthOf(server.requests, 0)
       })
     )
   )

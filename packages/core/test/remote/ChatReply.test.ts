@@ -65,4 +65,13 @@ describe("decode", () => {
   ])("of %j is %j", (json, answer) => {
     assert.deepStrictEqual(Result.getOrUndefined(ChatReply.decode(json)), answer)
   })
+
+  it("says what to do about a model that reasoned beyond its limit", () => {
+    const reply = (finish_reason: string) => ({ choices: [{ message: { content: null }, finish_reason }] })
+    assert.deepStrictEqual(
+      ChatReply.decode(reply("length")),
+      Result.fail("the content is null; it was cut off, so raise maxTokens")
+    )
+    assert.deepStrictEqual(ChatReply.decode(reply("tool_calls")), Result.fail("the content is null"))
+  })
 })
