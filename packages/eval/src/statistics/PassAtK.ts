@@ -4,8 +4,9 @@
  * @since 0.1.0
  */
 import { Result } from "effect"
-import * as Estimate from "../Estimate.ts"
+import type * as Estimate from "../Estimate.ts"
 import * as Sample from "../Sample.ts"
+import * as Share from "../Share.ts"
 
 /**
  * What came of the samples of one problem.
@@ -73,7 +74,8 @@ export const sample = (
 }
 
 /**
- * Mean pass@k over the problems, which are taken as independent draws: Student t interval.
+ * Mean pass@k over the problems, which are taken as independent draws, with the interval of `Share.mean`: Student's t,
+ * cut to `[0, 1]`, or Wilson's where all or none are solved for certain.
  *
  * @category constructors
  * @since 0.1.0
@@ -85,6 +87,6 @@ export const estimate = (
   confidence = 0.95
 ): Result.Result<Estimate.Estimate, Sample.SampleError> =>
   Result.map(sample(name, problems, k), (values) => {
-    const mean = Estimate.mean(values, confidence)
+    const mean = Share.mean(values, confidence)
     return { ...mean, method: `pass@${k} over problems, ${mean.method}` }
   })

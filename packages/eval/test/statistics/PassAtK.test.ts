@@ -65,7 +65,17 @@ describe("pass@k over problems", () => {
     const estimate = Result.getOrThrow(PassAtK.estimate("code", problems, 2))
     assert.closeTo(estimate.value, 11 / 18, 1e-15)
     assert.closeTo(estimate.se!, Math.sqrt(186 / 324 / 6), 1e-15)
-    assert.deepStrictEqual([estimate.n, estimate.method], [3, "pass@2 over problems, mean, Student t"])
+    // t(2) times the error reaches beyond both ends.
+    assert.deepStrictEqual([estimate.low, estimate.high], [0, 1])
+    assert.deepStrictEqual([estimate.n, estimate.method], [3, "pass@2 over problems, mean, Student t, cut to [0, 1]"])
+  })
+
+  it("has an interval where all problems are solved", () => {
+    const solved = ["a", "b", "c", "d"].map((id) => ({ id, samples: 2, correct: 2 }))
+    const estimate = Result.getOrThrow(PassAtK.estimate("code", solved, 2))
+    // Wilson, 4 of 4 (statsmodels)
+    assert.closeTo(estimate.low!, 0.5101091634545425, 1e-9)
+    assert.deepStrictEqual([estimate.high, estimate.method], [1, "pass@2 over problems, all equal, Wilson"])
   })
 
   it("fails with the problem that has too few samples", () => {
