@@ -1,5 +1,5 @@
 /**
- * Benchmarks of which the user has the file: the flags that name them, and their scores.
+ * Benchmarks of which the user has the file: the flags that name them, and how a model is scored on them.
  *
  * @since 0.1.0
  */
@@ -12,7 +12,7 @@ import {
   CrowsPairs,
   type DataFile,
   HellaSwag,
-  type MultipleChoice,
+  MultipleChoice,
   Perplexity,
   type Sample,
   type Score,
@@ -22,6 +22,7 @@ import {
 import { Effect, type FileSystem, Option } from "effect"
 import { Flag } from "effect/cli"
 import * as CommonFlags from "./CommonFlags.ts"
+import * as Provenance from "./Provenance.ts"
 
 const file = (name: string, form: string, description: string) =>
   Flag.String(name).pipe(Flag.withMetavar(form), Flag.withDescription(description), Flag.optional)
@@ -49,7 +50,9 @@ export const flags = {
   ),
   text: file("text", "FILE.txt", "Documents separated by <|endoftext|>: token, word and byte perplexity"),
   rows: CommonFlags.count("rows").pipe(
-    Flag.withDescription("Most rows of each file, from its beginning. Default all"),
+    Flag.withDescription(
+      "Most rows of each file, from its beginning, or tickets of the help desk. Default all, or 300; 20 with --quick"
+    ),
     Flag.optional
   ),
   maxNewTokens: CommonFlags.count("max-new-tokens").pipe(
@@ -60,16 +63,7 @@ export const flags = {
 
 type Chosen = {
   readonly [Name in keyof typeof flags]: (typeof flags)[Name] extends Flag.Flag<infer A> ? A : never
-}
-
-/**
- * Whether any file was named.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const isAnyChosen = ({ bbh, bigbench, crowsPairs, hellaswag, text, truthfulqa, winogender }: Chosen): boolean =>
-  bbh.length + bigbench.length > 0 || [crowsPairs, hellaswag, text, truthfulqa, winogender].some(Option.isSome)
+} & { readonly quick: boolean }
 
 /**
  * A file out of form, items that cannot be scored, or a model that fails.
@@ -87,54 +81,134 @@ export type BenchmarkError =
   | ModelError.ModelError
 
 /**
- * Scores of a policy on every file that was named.
+ * What was measured, and what a reader has to know of it.
  *
- * @category running
+ * @category models
  * @since 0.1.0
  */
-export const scores: (
+export interface Measured {
+  readonly scores: ReadonlyArray<Score.Score>
+  readonly warnings: ReadonlyArray<string>
+}
+
+/**
+ * A benchmark that was read, with the rows that are used.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Benchmark {
+  readonly dataset: Provenance.Dataset
+  readonly measure: (system: string, policy: Policy.PolicyShape) => Effect.Effect<Measured, BenchmarkError>
+}
+
+const cut = (system: string, task: string, truncated: number, of: number): ReadonlyArray<string> =>
+  truncated === 0
+    ? []
+    : [
+        `${task}: ${truncated} of ${of} prompts were cut from the left, because they do not fit the context of ${system}.`
+      ]
+
+const chosenAnswers = (
   system: string,
-  policy: Policy.PolicyShape,
-  chosen: Chosen
-) => Effect.Effect<ReadonlyArray<Score.Score>, BenchmarkError, FileSystem.FileSystem> = Effect.fn(
-  "BenchmarkFiles.scores"
-)(function* (system, policy, chosen) {
-  const most = Option.getOrElse(chosen.rows, () => Number.POSITIVE_INFINITY)
-  const first = <A>(rows: ReadonlyArray<A>) => rows.slice(0, most)
-  const about = { system }
-  const all: Array<Score.Score> = []
-  if (Option.isSome(chosen.hellaswag)) {
-    const items = first(yield* HellaSwag.read(chosen.hellaswag.value))
-    all.push(...HellaSwag.scores(yield* HellaSwag.score(policy, items), about))
-  }
-  if (Option.isSome(chosen.truthfulqa)) {
-    const questions = first(yield* TruthfulQa.readChoices(chosen.truthfulqa.value))
-    all.push(...TruthfulQa.scores(yield* TruthfulQa.score(policy, questions), about))
-  }
-  if (Option.isSome(chosen.crowsPairs)) {
-    const pairs = first(yield* CrowsPairs.read(chosen.crowsPairs.value))
-    all.push(...(yield* Effect.fromResult(CrowsPairs.scores(yield* CrowsPairs.score(policy, pairs), about))))
-  }
-  if (Option.isSome(chosen.winogender)) {
-    const schemas = first(yield* Winogender.readSentences(chosen.winogender.value))
-    all.push(...(yield* Effect.fromResult(Winogender.scores(yield* Winogender.score(policy, schemas), about))))
-  }
-  const tasks = [
-    ...(yield* Effect.forEach(chosen.bbh, (file) => BigBenchHard.read(file))),
-    ...(yield* Effect.forEach(chosen.bigbench, (file) => BigBench.read(file)))
-  ].map((task) => ({ ...task, examples: first(task.examples) }))
-  for (const task of tasks) {
+  task: string,
+  answers: ReadonlyArray<MultipleChoice.Answer>,
+  scores: ReadonlyArray<Score.Score>
+): Measured => ({ scores, warnings: cut(system, task, MultipleChoice.notes(answers).truncated, answers.length) })
+
+const tasks = (task: BigBench.Task, maxNewTokens: number): Benchmark["measure"] =>
+  Effect.fnUntraced(function* (system, policy) {
     const hasChoices = task.examples.some(({ choices }) => choices.length > 0)
-    if (hasChoices) all.push(...BigBench.choiceScores(task, yield* BigBench.choose(policy, task), about))
-    if (hasChoices && task.suite === "bigbench") continue
-    const written = yield* BigBench.write(policy, task, { maxNewTokens: chosen.maxNewTokens })
-    all.push(...(yield* Effect.fromResult(BigBench.writtenScores(task, written, about))))
-  }
-  if (Option.isSome(chosen.text)) {
-    const file = chosen.text.value
-    const texts = first(Demonstration.fromText(yield* CommonFlags.readText(file))).map(({ completion }) => completion)
-    const scored = yield* Perplexity.score(policy, Perplexity.fromTexts(texts))
-    all.push(...Perplexity.scores(scored, { system, task: basename(file) }))
-  }
-  return all
-})
+    const scores: Array<Score.Score> = []
+    const warnings: Array<string> = []
+    if (hasChoices) {
+      const answers = yield* BigBench.choose(policy, task)
+      scores.push(...BigBench.choiceScores(task, answers, { system }))
+      const { truncated } = MultipleChoice.notes(answers)
+      warnings.push(...cut(system, `${task.name}, choices`, truncated, answers.length))
+      if (task.suite === "bigbench") return { scores, warnings }
+    }
+    const written = yield* BigBench.write(policy, task, { maxNewTokens })
+    scores.push(...(yield* Effect.fromResult(BigBench.writtenScores(task, written, { system }))))
+    const truncated = written.filter(({ truncated }) => truncated > 0).length
+    warnings.push(...cut(system, `${task.name}, in writing`, truncated, written.length))
+    return { scores, warnings }
+  })
+
+/**
+ * Reads every file that was named, so that one that is out of form is refused before anything is scored. Empty where none
+ * was named.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const read: (chosen: Chosen) => Effect.Effect<ReadonlyArray<Benchmark>, BenchmarkError, FileSystem.FileSystem> =
+  Effect.fn("BenchmarkFiles.read")(function* (chosen) {
+    const most = Option.getOrElse(chosen.rows, () => (chosen.quick ? 20 : Number.POSITIVE_INFINITY))
+    const all: Array<Benchmark> = []
+    const add = Effect.fnUntraced(function* <A>(
+      file: string,
+      rows: ReadonlyArray<A>,
+      measure: (rows: ReadonlyArray<A>) => Benchmark["measure"]
+    ) {
+      const used = rows.slice(0, most)
+      all.push({ dataset: yield* Provenance.dataset(file, used.length), measure: measure(used) })
+    })
+    const has = <A>(flag: Option.Option<A>) => Option.toArray(flag)
+
+    for (const file of has(chosen.hellaswag)) {
+      yield* add(file, yield* HellaSwag.read(file), (items) =>
+        Effect.fnUntraced(function* (system, policy) {
+          const answers = yield* HellaSwag.score(policy, items)
+          return chosenAnswers(system, "hellaswag", answers, HellaSwag.scores(answers, { system }))
+        })
+      )
+    }
+    for (const file of has(chosen.truthfulqa)) {
+      yield* add(file, yield* TruthfulQa.readChoices(file), (questions) =>
+        Effect.fnUntraced(function* (system, policy) {
+          const answers = yield* TruthfulQa.score(policy, questions)
+          return chosenAnswers(system, "truthfulqa", answers.mc2, TruthfulQa.scores(answers, { system }))
+        })
+      )
+    }
+    for (const file of has(chosen.crowsPairs)) {
+      yield* add(file, yield* CrowsPairs.read(file), (pairs) =>
+        Effect.fnUntraced(function* (system, policy) {
+          const scored = yield* CrowsPairs.score(policy, pairs)
+          return { scores: yield* Effect.fromResult(CrowsPairs.scores(scored, { system })), warnings: [] }
+        })
+      )
+    }
+    for (const file of has(chosen.winogender)) {
+      yield* add(file, yield* Winogender.readSentences(file), (schemas) =>
+        Effect.fnUntraced(function* (system, policy) {
+          const scored = yield* Winogender.score(policy, schemas)
+          return { scores: yield* Effect.fromResult(Winogender.scores(scored, { system })), warnings: [] }
+        })
+      )
+    }
+    for (const [files, readTask] of [
+      [chosen.bbh, (file: string) => BigBenchHard.read(file)],
+      [chosen.bigbench, BigBench.read]
+    ] as const) {
+      for (const file of files) {
+        const task = yield* readTask(file)
+        yield* add(file, task.examples, (examples) => tasks({ ...task, examples }, chosen.maxNewTokens))
+      }
+    }
+    for (const file of has(chosen.text)) {
+      const texts = Demonstration.fromText(yield* CommonFlags.readText(file)).map(({ completion }) => completion)
+      if (texts.length === 0) {
+        const message = `${file}: has no documents; write some, separated by <|endoftext|>`
+        return yield* new CommonFlags.ExampleError({ message })
+      }
+      yield* add(file, Perplexity.fromTexts(texts), (documents) =>
+        Effect.fnUntraced(function* (system, policy) {
+          const scored = yield* Perplexity.score(policy, documents)
+          return { scores: Perplexity.scores(scored, { system, task: basename(file) }), warnings: [] }
+        })
+      )
+    }
+    return all
+  })

@@ -62,7 +62,7 @@ export const flags = {
     Flag.withMetavar("DIR"),
     Flag.withDescription(
       "Where run log, checkpoints, model, report and summary.json go, the latter with what was measured: a list of " +
-        "{system, metric, value, low, high, n, unit}, low and high bounding the 95 % interval, beside versions, seed and " +
+        "{system, task, metric, value, low, high, n, unit}, low and high bounding the 95 % interval, beside versions, seed and " +
         "seconds. Default out/NAME, then out/NAME-2, ..."
     ),
     Flag.optional
@@ -97,7 +97,10 @@ export class ExampleError extends Schema.TaggedError<ExampleError>()("ExampleErr
   override readonly [Runtime.errorReported] = false
 }
 
-const holdsRun = (directory: string) => existsSync(join(directory, "run.jsonl"))
+const holds = (directory: string, ...names: ReadonlyArray<string>) =>
+  names.some((name) => existsSync(join(directory, name)))
+
+const holdsRun = (directory: string) => holds(directory, "run.jsonl", "summary.json")
 
 /**
  * `--out`, or else `out/NAME`, `out/NAME-2`, ...: the first that holds no run yet, or with `--resume` the last that does.
@@ -107,7 +110,7 @@ const holdsRun = (directory: string) => existsSync(join(directory, "run.jsonl"))
  */
 export const directory = (
   name: string,
-  chosen: { readonly out: Option.Option<string>; readonly resume: boolean }
+  chosen: { readonly out: Option.Option<string>; readonly resume?: boolean }
 ): string => {
   if (Option.isSome(chosen.out)) return chosen.out.value
   const numbered = (i: number) => (i === 1 ? `out/${name}` : `out/${name}-${i}`)
@@ -135,7 +138,7 @@ export const readText: (file: string) => Effect.Effect<string, ExampleError, Fil
 })
 
 // What would otherwise only be noticed after minutes of work.
-const prepare = Effect.fnUntraced(function* (directory: string, resume: boolean) {
+const prepare = Effect.fnUntraced(function* (directory: string, resume: boolean | undefined) {
   yield* Effect.tryPromise({
     try: async () => {
       await AtomicFile.makeDirectory(directory)
@@ -143,17 +146,18 @@ const prepare = Effect.fnUntraced(function* (directory: string, resume: boolean)
     },
     catch: (cause) => new AtomicFile.FileWriteError({ path: directory, cause })
   })
-  if (!resume && holdsRun(directory)) {
-    return yield* new ExampleError({
-      message: `${directory} holds an earlier run: go on from it with --resume, or choose another directory with --out`
-    })
-  }
+  if (resume || !holdsRun(directory)) return
+  const goOn = holds(directory, "run.jsonl") && resume !== undefined ? "go on from it with --resume, or " : ""
+  return yield* new ExampleError({
+    message: `${directory} holds an earlier run: ${goOn}choose another directory with --out`
+  })
 })
 
 // Control characters of a file's text or a model's name would move the cursor.
 const oneLine = (message: string) => message.replace(/\s*[\r\n]+\s*/g, "; ").replace(/\p{Cc}/gu, "?")
 
-const interrupted = Effect.fnUntraced(function* (directory: string) {
+const interrupted = Effect.fnUntraced(function* (directory: string, resume: boolean | undefined) {
+  if (resume === undefined) return yield* Console.error("interrupted; nothing was written")
   const steps = yield* Effect.orElseSucceed(Checkpoint.steps(join(directory, "checkpoints")), () => [])
   yield* Console.error(
     steps.length === 0
@@ -167,9 +171,10 @@ const interrupted = Effect.fnUntraced(function* (directory: string) {
  *
  * **Details**
  *
- * `directory` is where the example writes; it must be writable and, unless the run resumes, without an earlier run.
- * Warnings go to standard error, so that standard output holds results alone. A failure is shown there as one line, with
- * its whole cause under `--log-level debug`; an interruption says which checkpoint there is.
+ * `directory` is where the example writes; it must be writable and, unless the run resumes, without an earlier run. An
+ * example that cannot resume has no `resume`. Warnings go to standard error, so that standard output holds results alone.
+ * A failure is shown there as one line, with its whole cause under `--log-level debug`; an interruption says which
+ * checkpoint there is.
  *
  * @category running
  * @since 0.1.0
@@ -180,7 +185,7 @@ export const run = <A, E extends { readonly message: string }, R>(
     readonly provider: "auto" | Device.Provider
     readonly threads: Option.Option<number>
     readonly quiet: boolean
-    readonly resume: boolean
+    readonly resume?: boolean
   },
   directory: string
 ) =>
@@ -197,7 +202,7 @@ export const run = <A, E extends { readonly message: string }, R>(
     Effect.onError(
       Effect.fnUntraced(function* (cause) {
         if (yield* LogLevel.isEnabled("Debug")) yield* Console.error(Cause.pretty(cause))
-        if (Cause.hasInterruptsOnly(cause)) yield* interrupted(directory)
+        if (Cause.hasInterruptsOnly(cause)) yield* interrupted(directory, chosen.resume)
       })
     ),
     Effect.tapError(({ message }) => Console.error(`error: ${oneLine(message)}`)),

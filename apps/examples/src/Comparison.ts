@@ -21,6 +21,15 @@ export interface Said {
   readonly after: ReadonlyArray<Pick<Completion.Completion, "text">>
 }
 
+/**
+ * Scores for the terminal, in its width; a file that takes the output has room for all of it.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const table = (scores: ReadonlyArray<Score.Score>): ReadonlyArray<string> =>
+  Report.lines(scores, { width: process.stdout.columns ?? 160 })
+
 const oneLine = (text: string) => text.trim().replaceAll("\n", " | ")
 
 /**
@@ -74,17 +83,18 @@ export const scores = (
     title: "Scores",
     blocks: [
       { _tag: "Scores", scores: [...before, ...after] },
-      {
-        _tag: "Forest",
-        title: "Differences",
-        caption: `${compared.after} minus ${compared.before}, on the same items, each in the unit of its metric.`,
-        xLabel: "difference",
-        reference: 0,
-        rows: compared.rows.map(({ difference, metric, task, unit }) => ({
-          label: `${task}: ${metric} (${unit})`,
-          estimate: difference
-        }))
-      },
+      // Units have nothing in common, so each has an axis.
+      ...Array.from(
+        Map.groupBy(compared.rows, ({ unit }) => unit),
+        ([unit, rows]): Report.Block => ({
+          _tag: "Forest",
+          title: `Differences, ${unit}`,
+          caption: `${compared.after} minus ${compared.before}, on the same items.`,
+          xLabel: `difference, ${unit}`,
+          reference: 0,
+          rows: rows.map(({ difference, metric, task }) => ({ label: `${task}: ${metric}`, estimate: difference }))
+        })
+      ),
       { ...AlignmentTax.table(compared), title: `${compared.after} against ${compared.before}` },
       ...before.flatMap((score, i) =>
         // A rate has two values; its table says all.

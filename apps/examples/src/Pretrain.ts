@@ -10,10 +10,10 @@ import { Pretrained } from "@attune/core/hub"
 import { Initial, Llama } from "@attune/core/nn"
 import { LearningRate, Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
-import { Report } from "@attune/eval"
 import { Clock, Console, Effect, Option, Schema } from "effect"
 import { Command, Flag } from "effect/cli"
 import * as CommonFlags from "./CommonFlags.ts"
+import * as Comparison from "./Comparison.ts"
 import * as DeskScores from "./DeskScores.ts"
 import * as Corpus from "./desk/Corpus.ts"
 import * as Format from "./desk/Format.ts"
@@ -128,7 +128,7 @@ export const command = Command.make(
       yield* Pretrained.save(yield* policy.snapshot, join(out, "model"), { dtype: "float16", onnx: false })
       const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
       const path = yield* SummaryFile.write(out, { example: "pretrain", scores, versions, seed: chosen.seed, seconds })
-      for (const line of Report.lines(scores)) yield* Console.log(line)
+      for (const line of Comparison.table(scores)) yield* Console.log(line)
       yield* Console.log(`model: ${join(out, "model")}   summary: ${path}`)
     })
     yield* CommonFlags.run(program, chosen, out)

@@ -10,7 +10,7 @@ import type { Score } from "@attune/eval"
 import { Effect, Schema } from "effect"
 
 /**
- * One measured number. `low` and `high` bound its 95 % interval, `null` where it has none; `n` counts what it was
+ * One measured number of a system's `metric` on a `task`. `low` and `high` bound its 95 % interval, `null` where it has none; `n` counts what it was
  * measured on.
  *
  * @category schemas
@@ -18,6 +18,7 @@ import { Effect, Schema } from "effect"
  */
 export const Measurement = Schema.Struct({
   system: Schema.String,
+  task: Schema.String,
   metric: Schema.String,
   value: Schema.Finite,
   low: Schema.NullOr(Schema.Finite),
@@ -53,9 +54,9 @@ export const Summary = Schema.Struct({
  * @category converting
  * @since 0.1.0
  */
-export const measurement = ({ estimate, metric, system, unit }: Score.Score): Measurement => {
+export const measurement = ({ estimate, metric, system, task, unit }: Score.Score): Measurement => {
   const { high, low, n, value } = estimate
-  return { system, metric, value, low, high, n, unit }
+  return { system, task, metric, value, low, high, n, unit }
 }
 
 /**

@@ -9,7 +9,6 @@ import { Demonstration, JsonLines, Sft } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { LearningRate, Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
-import { Report } from "@attune/eval"
 import { ReportFile } from "@attune/eval/report"
 import { Clock, Console, Effect, Option, Stream } from "effect"
 import { Command, Flag } from "effect/cli"
@@ -20,6 +19,7 @@ import * as Dice from "./desk/Dice.ts"
 import * as Feedback from "./desk/Feedback.ts"
 import * as Format from "./desk/Format.ts"
 import * as Ticket from "./desk/Ticket.ts"
+import * as Provenance from "./Provenance.ts"
 import * as SummaryFile from "./SummaryFile.ts"
 import { versions } from "./Versions.ts"
 
@@ -74,6 +74,7 @@ interface Material {
   readonly heldOut: ReadonlyArray<Sft.Example>
   readonly prompts: ReadonlyArray<string>
   readonly tickets: ReadonlyArray<Ticket.Ticket>
+  readonly datasets: ReadonlyArray<Provenance.Dataset>
 }
 
 const heldOutShare = 0.05
@@ -120,7 +121,8 @@ export const command = Command.make(
       return {
         ...split,
         prompts: documents.slice(0, Math.min(mostShown, split.heldOut.length)).map(opening),
-        tickets: []
+        tickets: [],
+        datasets: [yield* Provenance.dataset(file, split.train.length + split.heldOut.length)]
       } satisfies Material
     })
 
@@ -159,7 +161,8 @@ export const command = Command.make(
       const prompts = lines
         .slice(0, Math.min(mostShown, split.heldOut.length))
         .flatMap(({ value: { prompt } }) => (typeof prompt === "string" ? [prompt] : []))
-      return { ...split, prompts, tickets: [] } satisfies Material
+      const datasets = [yield* Provenance.dataset(file, split.train.length + split.heldOut.length)]
+      return { ...split, prompts, tickets: [], datasets } satisfies Material
     })
 
     const fromDesk = Effect.fn(function* (base: Pretrained.Pretrained) {
@@ -173,7 +176,9 @@ export const command = Command.make(
         train: yield* Effect.fromResult(Sft.examples(base.tokenizer, train.demonstrations)),
         heldOut: yield* Effect.fromResult(Sft.examples(base.tokenizer, test.demonstrations)),
         prompts: test.tickets.slice(0, mostShown).map(Format.summary),
-        tickets: test.tickets
+        tickets: test.tickets,
+        // Made from the seed.
+        datasets: []
       } satisfies Material
     })
 
@@ -239,13 +244,11 @@ export const command = Command.make(
       const path = yield* SummaryFile.write(out, { example: "sft", scores, versions, seed: chosen.seed, seconds })
       const report = yield* ReportFile.write(out, {
         title: "Supervised fine-tuning",
-        provenance: {
-          versions,
+        provenance: Provenance.make({
           seeds: { "order of examples, samples": chosen.seed },
-          commands: [`pnpm example ${process.argv.slice(2).join(" ")}`],
           models: [{ name: "before", source: chosen.model }],
-          datasets: []
-        },
+          datasets: material.datasets
+        }),
         sections: [
           yield* Effect.fromResult(Comparison.scores(before.scores, after.scores, chosen.seed)),
           ...judged.map(Comparison.winRate),
@@ -254,7 +257,7 @@ export const command = Command.make(
         ]
       })
       for (const line of Comparison.lines(said)) yield* Console.log(line)
-      for (const line of Report.lines(scores)) yield* Console.log(line)
+      for (const line of Comparison.table(scores)) yield* Console.log(line)
       yield* Console.log(
         `model: ${join(out, "model")}   report: ${report.html}   summary: ${path}   ${seconds.toFixed(0)} s`
       )

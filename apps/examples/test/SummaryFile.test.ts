@@ -12,9 +12,9 @@ describe("write", () => {
     Effect.gen(function* () {
       const directory = mkdtempSync(join(tmpdir(), "attune-report-"))
       const about = { example: "sft", versions: { attune: "0.1.0" }, seed: 7, seconds: 1.5 }
-      const measured = { system: "before", metric: "held-out loss", unit: "nats/token" }
+      const measured = { system: "before", task: "held out", metric: "held-out loss", unit: "nats/token" }
       const sample = yield* Effect.fromResult(Sample.fromValues("losses", [1, 2]))
-      const score = Score.mean({ ...measured, task: "held out", higherIsBetter: false }, sample)
+      const score = Score.mean({ ...measured, higherIsBetter: false }, sample)
       const path = yield* SummaryFile.write(directory, { ...about, scores: [score] })
       const read = yield* Schema.decodeUnknownEffect(Schema.fromJsonString(SummaryFile.Summary))(
         readFileSync(path, "utf8")
