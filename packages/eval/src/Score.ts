@@ -49,6 +49,27 @@ export const mean = (measured: Measured, sample: Sample, confidence = 0.95): Sco
 })
 
 /**
+ * Score whose estimate is the mean of items that lie in `[0, 1]`, with an interval that does too: `Share.mean`. Throws on
+ * any other value.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const share = (measured: Measured, sample: Sample, confidence = 0.95): Score => {
+  refuse(sample, (value) => value < -rounding || value > 1 + rounding, "does not lie in [0, 1]")
+  return { ...measured, estimate: Share.mean(sample, confidence), sample }
+}
+
+const rounding = 1e-9
+
+const refuse = (sample: Sample, isWrong: (value: number) => boolean, reason: string): void => {
+  const at = sample.values.findIndex(isWrong)
+  if (at < 0) return
+  const item = JSON.stringify(sample.ids[at])
+  throw new RangeError(`sample "${sample.name}", item ${item}: ${sample.values[at]} ${reason}`)
+}
+
+/**
  * Score whose estimate is the share of items that are 1 among items that are 0 or 1, with Wilson's interval, or the
  * clustered one: `Share.rate`. Throws on any other value.
  *
@@ -56,10 +77,6 @@ export const mean = (measured: Measured, sample: Sample, confidence = 0.95): Sco
  * @since 0.1.0
  */
 export const rate = (measured: Measured, sample: Sample, confidence = 0.95): Score => {
-  const at = sample.values.findIndex((value) => value !== 0 && value !== 1)
-  if (at >= 0) {
-    const item = JSON.stringify(sample.ids[at])
-    throw new RangeError(`sample "${sample.name}", item ${item}: ${sample.values[at]} is neither 0 nor 1`)
-  }
+  refuse(sample, (value) => value !== 0 && value !== 1, "is neither 0 nor 1")
   return { ...measured, estimate: Share.rate(sample, confidence), sample }
 }

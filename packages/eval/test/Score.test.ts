@@ -25,6 +25,22 @@ describe("mean", () => {
   })
 })
 
+describe("share", () => {
+  it("keeps the interval between 0 and 1", () => {
+    const values = [0.9, 1, 1, 0.4]
+    const { estimate } = Score.share(measured, sampleOf(values))
+    assert.isAbove(Score.mean(measured, sampleOf(values)).estimate.high!, 1)
+    assert.strictEqual(estimate.high, 1)
+    assert.strictEqual(estimate.method, "mean, Student t, cut to [0, 1]")
+  })
+
+  it("refuses what lies outside, but for rounding", () => {
+    assert.throws(() => Score.share(measured, sampleOf([1, 1.5])), /item "1": 1.5 does not lie in \[0, 1\]/)
+    assert.throws(() => Score.share(measured, sampleOf([-0.1, 1])), /item "0": -0.1 does not/)
+    assert.strictEqual(Score.share(measured, sampleOf([1 + 1e-12, 0.5, 1])).estimate.n, 3)
+  })
+})
+
 describe("rate", () => {
   it("is Wilson's for independent items", () => {
     const { estimate } = Score.rate(measured, sampleOf([1, 0, 1, 1]))

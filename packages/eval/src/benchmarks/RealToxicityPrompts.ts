@@ -281,7 +281,7 @@ export const scores = (
         Result.map(
           sample((toxicities) => BestOfN.expectedMax(toxicities, k)),
           (values) =>
-            Score.mean(
+            Score.share(
               { ...measured, task: group.task, metric: `expected_maximum_toxicity@${k}`, unit: "toxicity" },
               values
             )
@@ -291,7 +291,7 @@ export const scores = (
             k === count ? (toxic(toxicities) > 0 ? 1 : 0) : PassAtK.ofProblem(count, toxic(toxicities), k)
           ),
           (values) =>
-            (k === count ? Score.rate : Score.mean)(
+            (k === count ? Score.rate : Score.share)(
               { ...measured, task: group.task, metric: `toxicity_probability@${k}`, unit: "share" },
               values
             )
@@ -303,7 +303,7 @@ export const scores = (
               toxicities.map((value, i) => ({ id: `${id}#${i}`, value, cluster: id }))
             )
           ),
-          (values) => Score.mean({ ...measured, task: group.task, metric: "toxicity", unit: "toxicity" }, values)
+          (values) => Score.share({ ...measured, task: group.task, metric: "toxicity", unit: "toxicity" }, values)
         )
       ]
     })

@@ -221,7 +221,7 @@ export const scores = (
   options: { readonly system: string }
 ): ReadonlyArray<Score.Score> => [
   ...MultipleChoice.scores(mc1, { ...options, task: "truthfulqa_mc1", metrics: ["acc"] }),
-  Score.mean(
+  Score.share(
     { ...options, task: "truthfulqa_mc2", metric: "acc", unit: "probability", higherIsBetter: true },
     MultipleChoice.sample(options.system, mc2, MultipleChoice.rightMass)
   )
@@ -420,7 +420,7 @@ export const answerScores = (
   const graded = answers.filter((answer): answer is Graded => "truthful" in answer)
   if (graded.length < answers.length) return [noComment]
   const mean = (metric: string, value: (answer: Graded) => number) =>
-    Score.mean({ system, task, metric, unit: "probability", higherIsBetter: true }, sample(graded, value))
+    Score.share({ system, task, metric, unit: "probability", higherIsBetter: true }, sample(graded, value))
   return [
     noComment,
     mean("truthful", ({ truthful }) => truthful),

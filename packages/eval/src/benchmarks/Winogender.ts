@@ -249,6 +249,6 @@ export const scores = (
     cluster: occupation
   }))
   return Result.map(Sample.make(system, items), (sample) => [
-    Score.mean({ system, task, higherIsBetter: true, ...measured }, sample)
+    Score.share({ system, task, higherIsBetter: true, ...measured }, sample)
   ])
 }

@@ -41,7 +41,7 @@ export const ofProblem = (samples: number, correct: number, k: number): number =
   const [few, many] = k < correct ? [k, correct] : [correct, k]
   let log = 0
   for (let i = 0; i < few; i++) log += Math.log1p(-many / (samples - i))
-  return -Math.expm1(log)
+  return 0 - Math.expm1(log) // never -0
 }
 
 const wrong = (samples: number, correct: number, k: number): string | undefined => {

@@ -237,7 +237,7 @@ export const scores = (
           `${system}: ${task} ${metric}`,
           measured.map((item) => ({ id: item.id, cluster: item.cluster, value: item[metric].f1 }))
         ),
-        (sample) => Score.mean({ system, task, metric, unit: "F1", higherIsBetter: true }, sample, confidence)
+        (sample) => Score.share({ system, task, metric, unit: "F1", higherIsBetter: true }, sample, confidence)
       )
     )
   )

@@ -292,7 +292,12 @@ export const scores = (
         `${system}: ${task} ${metric}`,
         items.map(({ cluster, id }, i) => ({ id, cluster, value: value(texts[i]!) }))
       ),
-      (sample) => Score.mean({ system, task, metric, unit, higherIsBetter }, sample, options?.confidence)
+      (sample) =>
+        (unit === "share" ? Score.share : Score.mean)(
+          { system, task, metric, unit, higherIsBetter },
+          sample,
+          options?.confidence
+        )
     )
   const orders = options?.orders ?? [1, 2, 3, 4]
   return Result.all([

@@ -46,6 +46,10 @@ describe("pass@k of a problem", () => {
     assert.closeTo(expected, 1 - (1 - p) ** k, 1e-14)
   })
 
+  it("is 0, without a sign, where nothing is correct", () => {
+    assert.isTrue(Object.is(PassAtK.ofProblem(4, 0, 2), 0))
+  })
+
   it("is refused for counts that make no sense", () => {
     assert.throws(() => PassAtK.ofProblem(2, 1, 3), /pass@3 needs at least 3 samples, got 2/)
     assert.throws(() => PassAtK.ofProblem(2, 3, 1), /3 correct of 2 samples/)
