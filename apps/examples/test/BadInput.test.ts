@@ -1,83 +1,20 @@
 /** What a person sees who gives the command line something that it cannot use. */
 import { type ChildProcess, spawn } from "node:child_process"
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs"
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { Tokenizer } from "@attune/core"
-import { Pretrained } from "@attune/core/hub"
-import { Initial, Llama } from "@attune/core/nn"
-import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Console, Effect, Runtime, Schema } from "effect"
-import { Command } from "effect/cli"
+import { Effect } from "effect"
 import { afterAll, beforeAll } from "vitest"
-import * as DeskScores from "../src/DeskScores.ts"
-import * as Pretrain from "../src/Pretrain.ts"
-import * as SupervisedFineTuning from "../src/SupervisedFineTuning.ts"
+import { example, refused, type Shown, saveModel, scratch } from "./CommandLine.ts"
 
 const root = mkdtempSync(join(tmpdir(), "attune-bad-input-"))
 afterAll(() => rmSync(root, { recursive: true, force: true }))
 
-let serial = 0
-const fresh = () => join(root, `out-${serial++}`)
-const file = (name: string, contents: string) => {
-  const path = join(root, `${serial++}-${name}`)
-  writeFileSync(path, contents)
-  return path
-}
-
-const contextLength = 32
+const { file, fresh } = scratch(root)
 const model = join(root, "model")
-const config = {
-  ...Pretrain.config,
-  hidden_size: 8,
-  intermediate_size: 12,
-  num_hidden_layers: 1,
-  num_attention_heads: 2,
-  num_key_value_heads: 1,
-  head_dim: 4,
-  max_position_embeddings: contextLength
-}
-
-beforeAll(() =>
-  Effect.gen(function* () {
-    const decoder = Llama.make(Schema.decodeUnknownSync(Llama.LlamaConfig)(config))
-    const tokenizer = yield* Tokenizer.load(DeskScores.deskModel)
-    const weights = Initial.weights(decoder, 1)
-    yield* Pretrained.save({ name: "tiny", config, decoder, tokenizer, weights }, model, { onnx: false })
-  }).pipe(Effect.provide(NodeServices.layer), Effect.runPromise)
-)
-
-interface Shown {
-  readonly code: number
-  readonly out: string
-  readonly err: string
-}
-
-/** Runs an example in this process. */
-const example = Effect.fnUntraced(function* (...args: ReadonlyArray<string>) {
-  const lines = { out: [] as string[], err: [] as string[] }
-  const to =
-    (name: "out" | "err") =>
-    (...values: ReadonlyArray<unknown>) => {
-      lines[name].push(values.map(String).join(" "))
-    }
-  const silent: Console.Console = { ...globalThis.console, log: to("out"), error: to("err"), warn: to("err") }
-  const command = Command.make("example").pipe(
-    Command.withSubcommands([SupervisedFineTuning.command, Pretrain.command])
-  )
-  const exit = yield* Command.runWith(command, { version: "0" })(args).pipe(
-    Effect.provide(NodeServices.layer),
-    Effect.provideService(Console.Console, silent),
-    Effect.exit
-  )
-  let code = 0
-  Runtime.defaultTeardown(exit, (given) => {
-    code = given
-  })
-  return { code, out: lines.out.join("\n"), err: lines.err.join("\n") } satisfies Shown
-})
+beforeAll(() => saveModel(model, { contextLength: 32 }))
 
 /** Runs it as a person does. */
 const spawned = (args: ReadonlyArray<string>, during?: (child: ChildProcess) => void): Promise<Shown> =>
@@ -103,13 +40,6 @@ const sft = (...args: ReadonlyArray<string>) => {
   const defaults = { "--model": model, "--out": fresh(), "--provider": "cpu" }
   const rest = Object.entries(defaults).filter(([flag]) => !args.includes(flag))
   return example("sft", "--quiet", ...rest.flat(), ...args)
-}
-
-/** One line on standard error, nothing else anywhere, and failure. */
-const refused = (shown: Shown, message: RegExp) => {
-  assert.match(shown.err, message)
-  assert.match(shown.err, /^error: [^\n]+\n?$/)
-  assert.deepStrictEqual([shown.code, shown.out], [1, ""])
 }
 
 describe("demonstrations", () => {
@@ -233,7 +163,10 @@ describe("flags", () => {
     ["sft", "--provider", "tpu"],
     ["sft", "--rowz", "3"],
     ["pretrain", "--steps", "0"],
-    ["pretrain", "--batch", "0"]
+    ["pretrain", "--batch", "0"],
+    ["evaluate", "--rows", "0"],
+    ["evaluate", "--max-new-tokens", "0"],
+    ["evaluate", "--resume"]
   ]) {
     it.live(`refuse ${args.join(" ")}`, () =>
       Effect.gen(function* () {
