@@ -61,9 +61,9 @@ export const flags = {
   out: Flag.String("out").pipe(
     Flag.withMetavar("DIR"),
     Flag.withDescription(
-      "Where run log, checkpoints, model, report and summary.json go, the latter with what was measured: a list of " +
-        "{system, task, metric, value, low, high, n, unit}, low and high bounding the 95 % interval, beside versions, seed and " +
-        "seconds. Default out/NAME, then out/NAME-2, ..."
+      "Where report, summary.json and, of training, run log, checkpoints and model go. The summary has what was measured, " +
+        "a list of {system, task, metric, value, low, high, n, unit}, low and high bounding the 95 % interval, beside " +
+        "versions, seed and seconds. Default out/NAME, then out/NAME-2, ..."
     ),
     Flag.optional
   ),
