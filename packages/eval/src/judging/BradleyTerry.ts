@@ -31,7 +31,8 @@ export class BradleyTerryError extends Schema.TaggedError<BradleyTerryError>()("
 }
 
 /**
- * A comparison of two systems. `cluster` names the prompt, whose comparisons depend on each other.
+ * A comparison of two systems. `cluster` names the prompt, whose comparisons depend on each other; `session` that in which
+ * it was judged.
  *
  * @category models
  * @since 0.1.0
@@ -41,6 +42,7 @@ export interface Match {
   readonly second: string
   readonly preference: Preference
   readonly cluster?: string | undefined
+  readonly session?: string | undefined
 }
 
 /**
@@ -49,13 +51,13 @@ export interface Match {
  * @category constructors
  * @since 0.1.0
  */
-export const matchesOfScreens = ({ screens, systems }: WinRate.Session): ReadonlyArray<Match> =>
+export const matchesOfScreens = ({ screens, session, systems }: WinRate.Session): ReadonlyArray<Match> =>
   screens.flatMap(({ cluster, id, ranks }) =>
     systems.flatMap((first, i) =>
       systems.slice(i + 1).map((second): Match => {
         const [one, other] = [ranks[first]!, ranks[second]!]
         const preference = one < other ? "first" : one > other ? "second" : "tie"
-        return { first, second, preference, cluster: cluster ?? id }
+        return { first, second, preference, cluster: cluster ?? id, session }
       })
     )
   )
@@ -82,11 +84,11 @@ export const matchesOfRates = (
       }
       seen.add(key)
     }
-    return rates.flatMap(({ opponent, score: { sample, system } }) =>
+    return rates.flatMap(({ opponent, score: { sample, system }, session }) =>
       sample.ids.map((id, i): Match => {
         const value = sample.values[i]!
         const preference = value === 0.5 ? "tie" : value > 0.5 ? "first" : "second"
-        return { first: system, second: opponent, preference, cluster: sample.clusters?.[i] ?? id }
+        return { first: system, second: opponent, preference, cluster: sample.clusters?.[i] ?? id, session }
       })
     )
   })
@@ -207,6 +209,8 @@ export interface Options extends Bootstrap.Options {
  * @since 0.1.0
  */
 export interface Fit {
+  /** That of the comparisons, where they name it. */
+  readonly session?: string
   /** In order of appearance. */
   readonly systems: ReadonlyArray<string>
   /** `[K]`, mean 0, in nats of odds. */
@@ -264,7 +268,8 @@ const scaled = (estimate: Estimate, factor: number, offset = 0): Estimate => {
  *
  * Resamples in which a system wins or loses everything have no strengths and are left out; `method` says how many.
  * Where that is more than a few, intervals are too short: give a `prior`. A single comparison, or comparisons of one
- * cluster, have no intervals.
+ * cluster, have no intervals. Comparisons of two sessions cannot be fitted together; those that name no session are the
+ * caller's to keep apart.
  *
  * Source: Bradley & Terry 1952, Biometrika 39(3/4); ties as in Chiang et al. 2024, arXiv:2403.04132.
  *
@@ -274,7 +279,7 @@ const scaled = (estimate: Estimate, factor: number, offset = 0): Estimate => {
 export const fit = (
   matches: ReadonlyArray<Match>,
   { prior = 0, ...options }: Options
-): Result.Result<Fit, BradleyTerryError> => {
+): Result.Result<Fit, BradleyTerryError | WinRate.SessionError> => {
   if (!(prior >= 0 && Number.isFinite(prior))) throw new RangeError(`a prior is a finite number from 0, got ${prior}`)
   const systems = [...new Set(matches.flatMap(({ first, second }) => [first, second]))]
   const fail = (reason: string, of: ReadonlyArray<string> = []) =>
@@ -289,6 +294,18 @@ export const fit = (
     const { first, second } = unclustered
     const reason = `a comparison of ${JSON.stringify(first)} with ${JSON.stringify(second)} has no cluster, others have`
     return fail(reason, [first, second])
+  }
+  const session = matches[0]!.session
+  const other = matches.find((match) => match.session !== session)
+  if (other !== undefined) {
+    const [one, another] = [matches[0]!, other].map(
+      ({ first, second }) => `${JSON.stringify(first)} against ${JSON.stringify(second)}`
+    ) as [string, string]
+    if (session === undefined || other.session === undefined) {
+      const reason = `the comparison of ${session === undefined ? one : another} has no session, others have`
+      return fail(reason, [])
+    }
+    return Result.fail(new WinRate.SessionError({ sessions: [session, other.session], systems: [one, another] }))
   }
   const place = new Map(systems.map((system, i) => [system, i]))
   const indexed = matches.map(
@@ -337,7 +354,12 @@ export const fit = (
       differences[j]![i] = scaled(estimate, -1)
     }
   }
-  return Result.succeed({ systems, strengths: estimates.slice(0, count), differences })
+  return Result.succeed({
+    ...(session === undefined ? {} : { session }),
+    systems,
+    strengths: estimates.slice(0, count),
+    differences
+  })
 }
 
 const placeOf = ({ systems }: Fit, system: string): Result.Result<number, BradleyTerryError> => {

@@ -185,18 +185,31 @@ describe("fit", () => {
   })
 })
 
+describe("sessions", () => {
+  const of = (session: string) => matches("a", "b", "wl").map((match) => ({ ...match, session }))
+
+  it("are on the fit, and two of them in none", () => {
+    assert.strictEqual(fitted(of("main")).session, "main")
+    assert.notProperty(fitted(matches("a", "b", "wl")), "session")
+    const mixed = refused([...of("main"), ...of("later")])
+    assert.instanceOf(mixed, WinRate.SessionError)
+    assert.match(mixed.message, /"a" against "b" was judged in session "main", "a" against "b" in session "later"/)
+    assert.match(refused([...of("main"), ...matches("a", "c", "w")]).message, /"a" against "c" has no session/)
+  })
+})
+
 describe("matches", () => {
   it("are all pairs of a screen, which is one cluster", () => {
     const session = Result.getOrThrow(
       WinRate.session([screen("s1", { a: 1, b: 2, c: 2 }), screen("s2", { c: 1, a: 3, b: 2 })])
     )
     assert.deepStrictEqual(BradleyTerry.matchesOfScreens(session), [
-      { first: "a", second: "b", preference: "first", cluster: "s1" },
-      { first: "a", second: "c", preference: "first", cluster: "s1" },
-      { first: "b", second: "c", preference: "tie", cluster: "s1" },
-      { first: "a", second: "b", preference: "second", cluster: "s2" },
-      { first: "a", second: "c", preference: "second", cluster: "s2" },
-      { first: "b", second: "c", preference: "second", cluster: "s2" }
+      { first: "a", second: "b", preference: "first", cluster: "s1", session: "main" },
+      { first: "a", second: "c", preference: "first", cluster: "s1", session: "main" },
+      { first: "b", second: "c", preference: "tie", cluster: "s1", session: "main" },
+      { first: "a", second: "b", preference: "second", cluster: "s2", session: "main" },
+      { first: "a", second: "c", preference: "second", cluster: "s2", session: "main" },
+      { first: "b", second: "c", preference: "second", cluster: "s2", session: "main" }
     ])
   })
 
@@ -213,8 +226,8 @@ describe("matches", () => {
     const screens = [screen("s1", { a: 1, b: 2 }), screen("s2", { a: 1, b: 1 })]
     const rates = Result.getOrThrow(WinRate.against(Result.getOrThrow(WinRate.session(screens)), "b"))
     assert.deepStrictEqual(Result.getOrThrow(BradleyTerry.matchesOfRates(rates)), [
-      { first: "a", second: "b", preference: "first", cluster: "s1" },
-      { first: "a", second: "b", preference: "tie", cluster: "s2" }
+      { first: "a", second: "b", preference: "first", cluster: "s1", session: "main" },
+      { first: "a", second: "b", preference: "tie", cluster: "s2", session: "main" }
     ])
     const turned = WinRate.matrix(Result.getOrThrow(WinRate.session(screens)))
       .flat()
