@@ -206,7 +206,13 @@ export const read: (chosen: Chosen) => Effect.Effect<ReadonlyArray<Benchmark>, B
       yield* add(file, Perplexity.fromTexts(texts), (documents) =>
         Effect.fnUntraced(function* (system, policy) {
           const scored = yield* Perplexity.score(policy, documents)
-          return { scores: Perplexity.scores(scored, { system, task: basename(file) }), warnings: [] }
+          const task = basename(file)
+          const scores = Perplexity.scores(scored, { system, task })
+          const left = (["token", "word", "byte"] as const).filter(
+            (unit) => !scores.some(({ metric }) => metric === `${unit}_perplexity`)
+          )
+          const warnings = left.map((unit) => `${task}: its perplexity per ${unit} is more than a number can hold.`)
+          return { scores, warnings }
         })
       )
     }

@@ -90,7 +90,8 @@ export const fromTexts = (texts: ReadonlyArray<string>): ReadonlyArray<Document>
  * The first window predicts as many tokens as it can. The following ones predict as many, each after one token, and the
  * last one, which predicts what is left, sees as much context as there is room for.
  *
- * Source: lm-evaluation-harness 0.4.13, `get_rolling_token_windows` with `context_len = 1`.
+ * Source: lm-evaluation-harness 0.4.13, `get_rolling_token_windows` with `context_len = 1`. Deviation: there a model whose
+ * context is `longest` predicts one token more per window, since the last token of a window is never read.
  *
  * @category math
  * @since 0.1.0
@@ -205,6 +206,20 @@ export type Metric = "token_perplexity" | "word_perplexity" | "byte_perplexity" 
 const lengthOf = (scored: Scored, metric: Metric): number =>
   metric === "token_perplexity" ? scored.tokens : metric === "word_perplexity" ? scored.words : scored.bytes
 
+// Nats, lengths, and the first per the second.
+const totals = (results: ReadonlyArray<Scored>, metric: Metric) => {
+  let surprise = 0
+  let length = 0
+  for (const scored of results) {
+    surprise -= scored.logprob
+    length += lengthOf(scored, metric)
+  }
+  return { surprise, length, rate: surprise / length }
+}
+
+const isNumber = (results: ReadonlyArray<Scored>, metric: Metric): boolean =>
+  metric === "bits_per_byte" || Number.isFinite(Math.exp(totals(results, metric).rate))
+
 /**
  * Metric of a corpus, with its interval over documents.
  *
@@ -217,8 +232,8 @@ const lengthOf = (scored: Scored, metric: Metric): number =>
  *     se² = n / (n - 1) Σ_i (-logprob_i - rate length_i)² / (Σ_i length_i)²
  *
  * and its interval is Student's with `n - 1` degrees of freedom, mapped by the same function: on a perplexity it is
- * multiplicative. The standard error of a perplexity is `perplexity * se`. Documents are taken as independent. Throws where
- * there are none.
+ * multiplicative. The standard error of a perplexity is `perplexity * se`. Documents are taken as independent; where all are
+ * alike there is no interval. Throws where there are none, and where a perplexity is more than a number can hold.
  *
  * Source: Cochran 1977, Sampling Techniques, chapter 6.
  *
@@ -228,31 +243,43 @@ const lengthOf = (scored: Scored, metric: Metric): number =>
 export const estimate = (results: ReadonlyArray<Scored>, metric: Metric, confidence = 0.95): Estimate.Estimate => {
   const n = results.length
   if (n === 0) throw new RangeError("a perplexity needs at least one document")
-  let surprise = 0
-  let length = 0
-  for (const scored of results) {
-    surprise -= scored.logprob
-    length += lengthOf(scored, metric)
-  }
-  const rate = surprise / length
+  const { length, rate, surprise } = totals(results, metric)
   const [map, slope] =
     metric === "bits_per_byte" ? [(x: number) => x / Math.LN2, 1 / Math.LN2] : [Math.exp, Math.exp(rate)]
   const value = map(rate)
-  if (n < 2) return { value, low: null, high: null, se: null, n, confidence, method: "one document, no interval" }
+  if (value === Number.POSITIVE_INFINITY) {
+    throw new RangeError(`${metric} is e^${rate.toFixed(0)}, more than a number can hold; take bits_per_byte`)
+  }
+  const without = (method: string, se: number | null): Estimate.Estimate => ({
+    value,
+    low: null,
+    high: null,
+    se,
+    n,
+    confidence,
+    method: `${method}, no interval`
+  })
+  if (n < 2) return without("one document", null)
   let squares = 0
   for (const scored of results) squares += (-scored.logprob - rate * lengthOf(scored, metric)) ** 2
+  // Equal but for rounding: no spread is seen, which is no proof that there is none.
+  if (Math.sqrt(squares) <= 1e-12 * Math.abs(surprise)) return without("all documents alike", 0)
   const se = Math.sqrt((n / (n - 1)) * squares) / length
   const half = Estimate.studentQuantile((1 + confidence) / 2, n - 1) * se
+  const high = map(rate + half)
+  if (high === Number.POSITIVE_INFINITY) return without("upper bound more than a number can hold", slope * se)
   return {
     value,
     low: map(rate - half),
-    high: map(rate + half),
+    high,
     se: slope * se,
     n,
     confidence,
     method: "ratio of sums over documents, delta method"
   }
 }
+
+const all: ReadonlyArray<Metric> = ["token_perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"]
 
 const units: Readonly<Record<Metric, string>> = {
   token_perplexity: "per token",
@@ -265,6 +292,11 @@ const units: Readonly<Record<Metric, string>> = {
  * Scores of a corpus. The values of a sample are the metric of each document by itself: longer documents weigh more in the
  * estimate, so it is not their mean.
  *
+ * **Gotchas**
+ *
+ * A text without white space is one word, whose perplexity may be more than a number can hold (10^308), in all documents
+ * together or in one. Such a metric is left out, unless `metrics` asks for it: then this throws.
+ *
  * @category constructors
  * @since 0.1.0
  */
@@ -272,11 +304,10 @@ export const scores = (
   results: ReadonlyArray<Scored>,
   options: { readonly system: string; readonly task: string; readonly metrics?: ReadonlyArray<Metric> | undefined }
 ): ReadonlyArray<Score.Score> => {
-  const {
-    metrics = ["token_perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"],
-    system,
-    task
-  } = options
+  const { system, task } = options
+  const metrics =
+    options.metrics ??
+    all.filter((metric) => isNumber(results, metric) && results.every((scored) => isNumber([scored], metric)))
   return metrics.map((metric) => ({
     system,
     task,

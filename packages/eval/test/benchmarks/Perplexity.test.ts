@@ -153,6 +153,32 @@ describe("Perplexity.scores", () => {
     assert.match(one.method, /no interval/)
     assert.throws(() => Perplexity.estimate([], "word_perplexity"), /at least one document/)
   })
+
+  it("have no interval where all documents are alike", () => {
+    for (const logprobs of [
+      [-4, -4, -4],
+      [-0.3, -0.1 - 0.2]
+    ]) {
+      const alike = logprobs.map((logprob, i) => scored(String(i), logprob, 2))
+      const { high, low, method, se } = Perplexity.estimate(alike, "word_perplexity")
+      assert.deepStrictEqual([low, high, se, method], [null, null, 0, "all documents alike, no interval"])
+    }
+  })
+
+  it("are left out where no number holds them, unless they are asked for", () => {
+    const unparted = [...results, scored("d", -2000, 1)]
+    const names = (of: ReadonlyArray<Perplexity.Scored>) =>
+      Perplexity.scores(of, { system: "m", task: "t" }).map(({ metric }) => metric)
+    assert.deepStrictEqual(names(unparted), ["byte_perplexity", "bits_per_byte"])
+    assert.throws(
+      () => Perplexity.scores(unparted, { system: "m", task: "t", metrics: ["word_perplexity"] }),
+      /word_perplexity is e\^2000, more than a number can hold; take bits_per_byte/
+    )
+    const wide = Perplexity.estimate([scored("a", -100, 1), scored("b", -900, 1)], "word_perplexity")
+    assert.isTrue(Number.isFinite(wide.value))
+    assert.deepStrictEqual([wide.low, wide.high], [null, null])
+    assert.match(wide.method, /upper bound .* no interval/)
+  })
 })
 
 const stories = "tinystories/valid.txt"
