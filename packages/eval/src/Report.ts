@@ -512,7 +512,8 @@ export const digitsFor = (estimates: ReadonlyArray<Estimate>): number => {
  */
 export const number = (value: number, digits: number): string => {
   const size = Math.abs(value)
-  const text = size >= 1e9 || (size > 0 && size < 0.5e-6) ? value.toExponential(2) : value.toFixed(digits)
+  const text =
+    size >= 1e9 || (size > 0 && size < 0.5e-6) ? value.toExponential(2).replace("+", "") : value.toFixed(digits)
   // A rounded -0.0001 is no negative number.
   return Number(text) === 0 ? text.replace("-", "") : text.replaceAll("-", "−")
 }

@@ -5,11 +5,12 @@
  * @since 0.1.0
  */
 
-// Controls but tab and line feed, soft hyphen, Arabic letter mark, zero-width space, word joiner and its relatives, marks
-// and overrides of writing direction, line and paragraph separators, byte order mark, tags, lone surrogates. Joiners
-// (U+200C, U+200D) stay: scripts and emoji need them.
+// Controls but tab and line feed; what Unicode lets a font ignore (soft hyphen, zero-width space, marks and overrides of
+// writing direction, fillers, tags, byte order mark); line and paragraph separators, interlinear marks, lone surrogates.
+// Joiners (U+200C, U+200D) stay, and variation selectors (U+FE00 to U+FE0F) behind what they vary: scripts and emoji need
+// them. A run of selectors varies nothing and may carry a text of its own.
 const hidden =
-  /[\p{Cc}\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\p{Cs}\u{e0000}-\u{e007f}]/gu
+  /(?!\t|\n|\u200c|\u200d|[\ufe00-\ufe0f])[\p{Cc}\p{Cs}\p{Default_Ignorable_Code_Point}\u2028\u2029\ufff9-\ufffb]|(?<=^|\s|[\ufe00-\ufe0f])[\ufe00-\ufe0f]/gu
 
 /**
  * The text with every character that is invisible or changes the direction of writing spelled out, `⟨U+202E⟩`. Tabs and
@@ -21,11 +22,7 @@ const hidden =
 export const show = (text: string): string =>
   text
     .replace(/\r\n/g, "\n")
-    .replace(hidden, (character) =>
-      character === "\n" || character === "\t"
-        ? character
-        : `⟨U+${character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}⟩`
-    )
+    .replace(hidden, (character) => `⟨U+${character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}⟩`)
 
 /**
  * {@link show} on one line: runs of white space become one space.

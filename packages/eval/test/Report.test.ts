@@ -104,7 +104,7 @@ describe("Report in words", () => {
     assert.strictEqual(Report.number(-0.25, 2), "−0.25")
     assert.strictEqual(Report.number(-0.0001, 2), "0.00")
     assert.strictEqual(Report.number(3e-9, 6), "3.00e−9")
-    assert.strictEqual(Report.number(2.5e12, 0), "2.50e+12")
+    assert.strictEqual(Report.number(2.5e12, 0), "2.50e12")
     assert.strictEqual(Report.number(0, 1), "0.0")
     assert.strictEqual(Report.count(999), "999")
     assert.strictEqual(Report.count(1_000), "1,000")

@@ -8,12 +8,14 @@ describe("VisibleText", () => {
       VisibleText.show("x\ufeff\u200b\u2066\u2028\u00ad\u{e0041}y"),
       "x⟨U+FEFF⟩⟨U+200B⟩⟨U+2066⟩⟨U+2028⟩⟨U+00AD⟩⟨U+E0041⟩y"
     )
+    assert.strictEqual(VisibleText.show("a\u034fb\u3164c\u115f\u{e0101}"), "a⟨U+034F⟩b⟨U+3164⟩c⟨U+115F⟩⟨U+E0101⟩")
+    assert.strictEqual(VisibleText.show("☺\ufe0f\ufe01\ufe02 \ufe03"), "☺\ufe0f⟨U+FE01⟩⟨U+FE02⟩ ⟨U+FE03⟩")
     assert.strictEqual(VisibleText.show("\ud800 and \u0085"), "⟨U+D800⟩ and ⟨U+0085⟩")
     assert.strictEqual(VisibleText.show("old\rnew"), "old⟨U+000D⟩new")
   })
 
   it("leaves text as it is, of whatever script", () => {
-    for (const text of ["tab\tand\nline", "שלום", "Sofía, naïve", "日本語", "👩‍🔬 👍🏽", "می‌خواهم"]) {
+    for (const text of ["tab\tand\nline", "שלום", "Sofía, naïve", "日本語", "👩‍🔬 👍🏽", "❤️ 1️⃣", "한국어", "می‌خواهم"]) {
       assert.strictEqual(VisibleText.show(text), text)
     }
     assert.strictEqual(VisibleText.show("a\r\nb"), "a\nb")

@@ -192,7 +192,8 @@ const largest = (values: ArrayLike<number>): number => {
 export const chosen = ({ bytes, characters, logprobs, tokens }: Answer, metric: Metric): number => {
   if (metric === "acc") return largest(logprobs)
   const lengths = metric === "acc_norm" ? characters : metric === "acc_bytes" ? bytes : tokens
-  return largest(logprobs.map((logprob, c) => logprob / lengths[c]!))
+  // 0 / 0 is no number and would hide the choices behind it.
+  return largest(logprobs.map((logprob, c) => (lengths[c] === 0 ? -Infinity : logprob / lengths[c]!)))
 }
 
 /**

@@ -209,7 +209,7 @@ export const score: (
   function* (policy, schemas, options = {}) {
     const { genders = ["female", "male"] as const, ...rest } = options
     const items = schemas.map(({ id, sentences }) => ({ id, sentences: genders.map((gender) => sentences[gender]) }))
-    const answers = yield* Bias.score(policy, items, { task: "winogender", ...rest })
+    const answers = yield* Bias.score(policy, items, { ...rest, task: rest.task ?? "winogender" })
     return answers.map(({ logprobs }, i) => {
       const { sentences: _, ...schema } = schemas[i]!
       return { ...schema, genders, logprobs: Array.from(logprobs) }

@@ -136,7 +136,7 @@ export const distinctEstimate = (texts: ReadonlyArray<Tokens>, n: number, confid
   se: null,
   n: texts.length,
   confidence,
-  method: "distinct n-grams over tokens of all texts; no interval, resampling would repeat texts"
+  method: "distinct n-grams over tokens of all texts, and resampling would repeat texts; no interval"
 })
 
 /**

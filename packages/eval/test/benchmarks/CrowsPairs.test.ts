@@ -82,6 +82,12 @@ describe("CrowsPairs.scores", () => {
     )
   })
 
+  it("keeps the interval of an entropy between 0 and 1 bit", () => {
+    const results = [scored("1", "age", -1, -1), scored("2", "age", -1, -1.1), scored("3", "age", -1, -9)]
+    const [, , entropy] = Result.getOrThrow(CrowsPairs.scores(results, { system: "m" }))
+    assert.deepStrictEqual([entropy!.estimate.low, entropy!.estimate.high], [0, 1])
+  })
+
   it("refuses no results, and an id that stands twice", () => {
     assert.isTrue(Result.isFailure(CrowsPairs.scores([], { system: "m" })))
     const twice = [scored("1", "age", -1, -2), scored("1", "gender", -1, -2)]

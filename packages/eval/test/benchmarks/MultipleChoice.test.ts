@@ -230,6 +230,9 @@ describe("MultipleChoice.scores", () => {
       [2, 0, 1, 1]
     )
     assert.strictEqual(MultipleChoice.chosen(answer("1", [0], [-5, -3, -3]), "acc"), 1)
+    // An empty choice that is certain: 0 / 0.
+    const empty = { ...answer("1", [0], [0, -3, -5]), characters: [0, 3, 10] }
+    assert.strictEqual(MultipleChoice.chosen(empty, "acc_norm"), 2)
   })
 
   it("are shares with Wilson's interval, and samples to pair by", () => {
