@@ -95,7 +95,11 @@ const fill = (template: Template, fields: Readonly<Record<string, string>>): Rea
 /** Without case, and without the white space and marks around it: `**Yes.**` is yes. */
 const plain = (text: string): string => text.toLowerCase().replace(/^[\s\p{P}\p{S}]+|[\s\p{P}\p{S}]+$/gu, "")
 
-const check = (template: Template, known: ReadonlyArray<string>): ReadonlyArray<string> => {
+// Places of a prompt template, and which of them it must have: a judge has to see what it judges.
+const comparisonPlaces = { known: ["prompt", "first", "second"], needed: ["first", "second"] }
+const questionPlaces = { known: ["prompt", "completion", "question"], needed: ["completion"] }
+
+const check = (template: Template, { known, needed }: typeof comparisonPlaces): ReadonlyArray<string> => {
   const used = messagesOf(template).flatMap(({ content }) =>
     Array.from(content.matchAll(places), ([, place]) => place!)
   )
@@ -103,6 +107,8 @@ const check = (template: Template, known: ReadonlyArray<string>): ReadonlyArray<
   if (unknown !== undefined) {
     throw new RangeError(`a prompt template has {${unknown}}; its places are {${known.join("}, {")}}`)
   }
+  const absent = needed.find((place) => !used.includes(place))
+  if (absent !== undefined) throw new RangeError(`a prompt template lacks {${absent}}, which it must show`)
   const answers = template.answers.filter((answer) => answer !== undefined)
   if (answers.some((answer) => plain(answer) === "") || new Set(answers.map(plain)).size < answers.length) {
     throw new RangeError(
@@ -210,7 +216,7 @@ const preferences: ReadonlyArray<Judge.Preference> = ["first", "second", "tie"]
 
 /**
  * Makes a judge of an endpoint that is asked which of two answers is better. Throws where the template has an unknown
- * place, or answers that are empty or alike.
+ * place or does not show both answers, or where the answers that it allows are empty or alike.
  *
  * **Details**
  *
@@ -244,7 +250,7 @@ const preferences: ReadonlyArray<Judge.Preference> = ["first", "second", "tie"]
  */
 export const judge = (endpoint: ChatEndpoint.ChatEndpoint, options: JudgeOptions = {}): Judge.JudgeShape => {
   const template = options.template ?? aBOrTie
-  const answers = check(template, ["prompt", "first", "second"])
+  const answers = check(template, comparisonPlaces)
   return {
     name: endpoint.name,
     compare: Effect.fn("ChatJudge.compare")(function* (comparisons) {
@@ -302,7 +308,7 @@ export const share = (
 
 /**
  * Makes a grader of an endpoint that is asked a yes-or-no question about an answer. Throws where the template has an
- * unknown place, or answers that are empty, alike or more than two.
+ * unknown place or does not show the answer, or where the answers that it allows are empty, alike or more than two.
  *
  * **Details**
  *
@@ -315,7 +321,7 @@ export const share = (
  */
 export const grader = (endpoint: ChatEndpoint.ChatEndpoint, options: GraderOptions = {}): Judge.GraderShape => {
   const { template = yesNo, topLogprobs = 5 } = options
-  const answers = check(template, ["prompt", "completion", "question"])
+  const answers = check(template, questionPlaces)
   const [yes, no] = template.answers
   if (answers.length > 2) throw new RangeError("a yes-or-no question has two answers, the template has a third")
   const asksForTokens = topLogprobs > 0 && template.marker === undefined

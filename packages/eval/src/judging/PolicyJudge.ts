@@ -85,7 +85,11 @@ const places = /\{(\w+)\}/g
 const texts = ({ content }: Template): ReadonlyArray<string> =>
   typeof content === "string" ? [content] : content.map((message) => message.content)
 
-const check = (templates: ReadonlyArray<Template>, known: ReadonlyArray<string>): void => {
+// Places of a prompt template, and which of them it must have: a judge has to see what it judges.
+const comparisonPlaces = { known: ["prompt", "first", "second"], needed: ["first", "second"] }
+const questionPlaces = { known: ["prompt", "completion", "question"], needed: ["completion"] }
+
+const check = (templates: ReadonlyArray<Template>, { known, needed }: typeof comparisonPlaces): void => {
   if (templates.length === 0) throw new RangeError("a judge needs at least one prompt template")
   for (const template of templates) {
     const used = texts(template).flatMap((text) => Array.from(text.matchAll(places), ([, place]) => place!))
@@ -93,6 +97,8 @@ const check = (templates: ReadonlyArray<Template>, known: ReadonlyArray<string>)
     if (unknown !== undefined) {
       throw new RangeError(`a prompt template has {${unknown}}; its places are {${known.join("}, {")}}`)
     }
+    const absent = needed.find((place) => !used.includes(place))
+    if (absent !== undefined) throw new RangeError(`a prompt template lacks {${absent}}, which it must show`)
     const [yes, no] = template.answers
     if (yes === "" || no === "" || yes === no) {
       throw new RangeError(`the answers of a prompt template are ${JSON.stringify([yes, no])}; give two different ones`)
@@ -198,16 +204,14 @@ export interface Options {
   readonly templates?: ReadonlyArray<Template>
 }
 
-const questionPlaces = ["prompt", "completion", "question"]
-
 /**
  * Makes a grader of a policy that is asked the question of each item.
  *
  * **Details**
  *
  * All questions go to the policy in one call. Several templates are averaged as probabilities, not as log-probs. Fails
- * where a question is longer than the model's context; nothing is cut. Throws where a template has an unknown place, or
- * answers that are empty or alike.
+ * where a question is longer than the model's context; nothing is cut. Throws where a template has an unknown place or
+ * does not show the answer, or where the answers that it allows are empty or alike.
  *
  * Source: Scheurer et al. 2023, arXiv:2303.16755, InstructRM ensemble.
  *
@@ -278,7 +282,7 @@ export const byChoice = (
 ): Judge.JudgeShape => {
   const templates = options?.templates ?? [aOrB]
   const margin = Judge.checkedMargin(options?.margin)
-  check(templates, ["prompt", "first", "second"])
+  check(templates, comparisonPlaces)
   return {
     name: policy.name,
     compare: Effect.fn("PolicyJudge.compare")(function* (comparisons) {

@@ -182,7 +182,11 @@ describe("a judge", () => {
               ? "A"
               : "Verdict: tie"
         }))
-        const template: ChatJudge.Template = { content: "{prompt}", answers: ["A", "B"], marker: "Verdict:" }
+        const template: ChatJudge.Template = {
+          content: "{first} {second} {prompt}",
+          answers: ["A", "B"],
+          marker: "Verdict:"
+        }
         const judge = ChatJudge.judge(endpoint, { template })
         const [first, second, third] = comparisons(3)
         assert.deepStrictEqual(yield* judge.compare([first!]), ["second"])
@@ -199,9 +203,10 @@ describe("a judge", () => {
 
   it.effect.each<readonly [string, ChatJudge.Template]>([
     ["its places are", { content: "{prompt} {completion}", answers: ["A", "B"] }],
-    ["different words", { content: "{prompt}", answers: ["A", "a."] }],
-    ["different words", { content: "{prompt}", answers: ["A", "?"] }],
-    ["marker", { content: "{prompt}", answers: ["A", "B"], marker: " " }]
+    ["lacks {second}", { content: "{prompt} {first}", answers: ["A", "B"] }],
+    ["different words", { content: "{first} {second}", answers: ["A", "a."] }],
+    ["different words", { content: "{first} {second}", answers: ["A", "?"] }],
+    ["marker", { content: "{first} {second}", answers: ["A", "B"], marker: " " }]
   ])("refuses a template: %s", ([reason, template]) =>
     run(
       Effect.gen(function* () {
@@ -375,7 +380,7 @@ describe("a grader", () => {
         const none = yield* graded({ content: "No", first }, { topLogprobs: 0 })
         assert.deepStrictEqual(none.grades, [0])
         assert.notProperty(none.asked[0]!, "logprobs")
-        const template: ChatJudge.Template = { content: "{question}", answers: ["Yes", "No"], marker: "So:" }
+        const template: ChatJudge.Template = { content: "{completion}", answers: ["Yes", "No"], marker: "So:" }
         const reasoned = yield* graded({ content: "Yes, yes. So: no", first }, { template })
         assert.deepStrictEqual(reasoned.grades, [0])
         assert.notProperty(reasoned.asked[0]!, "logprobs")
@@ -383,12 +388,14 @@ describe("a grader", () => {
     )
   )
 
-  it.effect("has two answers", () =>
+  it.effect("has two answers, and a template that shows what is asked about", () =>
     run(
       Effect.gen(function* () {
         const { endpoint } = yield* setting(() => ({}))
-        const template: ChatJudge.Template = { content: "{question}", answers: ["Yes", "No", "Maybe"] }
-        assert.throws(() => ChatJudge.grader(endpoint, { template }), RangeError)
+        const template: ChatJudge.Template = { content: "{completion}", answers: ["Yes", "No", "Maybe"] }
+        assert.throws(() => ChatJudge.grader(endpoint, { template }), RangeError, "two answers")
+        const blind: ChatJudge.Template = { content: "{question}", answers: ["Yes", "No"] }
+        assert.throws(() => ChatJudge.grader(endpoint, { template: blind }), RangeError, "lacks {completion}")
       })
     )
   )

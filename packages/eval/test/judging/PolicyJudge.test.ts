@@ -125,12 +125,12 @@ describe("the probability of Yes", () => {
     Effect.gen(function* () {
       const logprobs: Record<string, number> = { " do": -0.5, " agree": -0.25, " fully": -0.125, " doubt": -2 }
       const { calls, policy } = policyOf((word) => logprobs[word] ?? -100)
-      const long = template("{prompt}", [" I do agree fully", " I doubt"])
+      const long = template("{completion}", [" I do agree fully", " I doubt"])
       const [p] = yield* PolicyJudge.grader(policy, { templates: [long] }).grade([question("a")])
       close(p!, 1 / (1 + Math.exp(-2 + 0.875)))
       assert.deepStrictEqual(calls[0], [
-        { prompt: "<s>What? I", completion: " do agree fully" },
-        { prompt: "<s>What? I", completion: " doubt" }
+        { prompt: "<s>an answer I", completion: " do agree fully" },
+        { prompt: "<s>an answer I", completion: " doubt" }
       ])
     })
   )
@@ -138,11 +138,11 @@ describe("the probability of Yes", () => {
   it.effect("is comparable where a token spans the end of the prompt", () =>
     Effect.gen(function* () {
       const { calls, policy } = policyOf(() => -1)
-      const merging = template("{prompt} Reply:", ["Yes", "No"])
+      const merging = template("{completion} Reply:", ["Yes", "No"])
       yield* PolicyJudge.grader(policy, { templates: [merging] }).grade([question("a")])
       assert.deepStrictEqual(calls[0], [
-        { prompt: "<s>What?", completion: " Reply:Yes" },
-        { prompt: "<s>What?", completion: " Reply:No" }
+        { prompt: "<s>an answer", completion: " Reply:Yes" },
+        { prompt: "<s>an answer", completion: " Reply:No" }
       ])
     })
   )
@@ -241,22 +241,23 @@ describe("the probability of Yes", () => {
 describe("a prompt template", () => {
   const { policy } = policyOf(() => -1)
 
-  it("has known places and two different answers", () => {
+  it("has known places, those that it needs, and two different answers", () => {
     const make = (...templates: ReadonlyArray<PolicyJudge.Template>) => PolicyJudge.grader(policy, { templates })
     assert.throws(() => make(), RangeError, "at least one")
     assert.throws(() => make(plain, template("{prompt} {answer}")), RangeError, "{answer}; its places are {prompt}")
     assert.throws(() => make(template([{ role: "user", content: "{first}" }])), RangeError, "{first}")
-    assert.throws(() => make(template("{prompt}", [" Yes", " Yes"])), RangeError, "two different")
-    assert.throws(() => make(template("{prompt}", [" Yes", ""])), RangeError, "two different")
+    assert.throws(() => make(template("{prompt} {question}")), RangeError, "lacks {completion}")
+    assert.throws(() => make(template("{completion}", [" Yes", " Yes"])), RangeError, "two different")
+    assert.throws(() => make(template("{completion}", [" Yes", ""])), RangeError, "two different")
     assert.throws(() => PolicyJudge.byChoice(policy, { templates: [plain] }), RangeError, "{completion}")
     assert.throws(() => PolicyJudge.byQuestion(policy, "?", { templates: [PolicyJudge.aOrB] }), RangeError, "{first}")
-    assert.doesNotThrow(() => make(PolicyJudge.yesNo, PolicyJudge.trueFalse, template('{"json": 1} {prompt}')))
+    assert.doesNotThrow(() => make(PolicyJudge.yesNo, PolicyJudge.trueFalse, template('{"json": 1} {completion}')))
   })
 
   it.effect("has answers that are told apart by tokens", () =>
     Effect.gen(function* () {
       const grade = (answers: PolicyJudge.Template["answers"]) =>
-        message(PolicyJudge.grader(policy, { templates: [template("{prompt}", answers)] }).grade([question("a")]))
+        message(PolicyJudge.grader(policy, { templates: [template("{completion}", answers)] }).grade([question("a")]))
       assert.match(yield* grade([" Yes", " Yes indeed"]), /item "a": the tokens of .* cannot be told apart/)
     })
   )
