@@ -85,6 +85,7 @@ const variance = (values: ArrayLike<number>, mean: number): number => {
  * @since 0.1.0
  */
 export const mean = (sample: Sample, confidence = 0.95): Estimate => {
+  const tail = upper(confidence)
   const n = sample.values.length
   const value = average(sample.values)
   if (n < 2) return { value, low: null, high: null, se: null, n, confidence, method: "one value, no interval" }
@@ -93,7 +94,7 @@ export const mean = (sample: Sample, confidence = 0.95): Estimate => {
     return { value: sample.values[0]!, low: null, high: null, se: 0, n, confidence, method }
   }
   const se = Math.sqrt(variance(sample.values, value) / n)
-  const half = studentQuantile(upper(confidence), n - 1) * se
+  const half = studentQuantile(tail, n - 1) * se
   return { value, low: value - half, high: value + half, se, n, confidence, method: "mean, Student t" }
 }
 
@@ -114,6 +115,7 @@ export const mean = (sample: Sample, confidence = 0.95): Estimate => {
  */
 export const clustered = (sample: Sample, confidence = 0.95): Estimate => {
   if (sample.clusters === undefined) return mean(sample, confidence)
+  const tail = upper(confidence)
   const n = sample.values.length
   const value = average(sample.values)
   const sums = new Map<string, number>()
@@ -134,7 +136,7 @@ export const clustered = (sample: Sample, confidence = 0.95): Estimate => {
     return { value, low: null, high: null, se: 0, n, clusters, confidence, method }
   }
   const se = Math.sqrt((clusters / (clusters - 1)) * squares) / n
-  const half = studentQuantile(upper(confidence), clusters - 1) * se
+  const half = studentQuantile(tail, clusters - 1) * se
   return { value, low: value - half, high: value + half, se, n, clusters, confidence, method: "mean, clustered t" }
 }
 

@@ -55,19 +55,11 @@ export const mean = (measured: Measured, sample: Sample, confidence = 0.95): Sco
  * @category constructors
  * @since 0.1.0
  */
-export const share = (measured: Measured, sample: Sample, confidence = 0.95): Score => {
-  refuse(sample, (value) => value < -rounding || value > 1 + rounding, "does not lie in [0, 1]")
-  return { ...measured, estimate: Share.mean(sample, confidence), sample }
-}
-
-const rounding = 1e-9
-
-const refuse = (sample: Sample, isWrong: (value: number) => boolean, reason: string): void => {
-  const at = sample.values.findIndex(isWrong)
-  if (at < 0) return
-  const item = JSON.stringify(sample.ids[at])
-  throw new RangeError(`sample "${sample.name}", item ${item}: ${sample.values[at]} ${reason}`)
-}
+export const share = (measured: Measured, sample: Sample, confidence = 0.95): Score => ({
+  ...measured,
+  estimate: Share.mean(sample, confidence),
+  sample
+})
 
 /**
  * Score whose estimate is the share of items that are 1 among items that are 0 or 1, with Wilson's interval, or the
@@ -76,7 +68,8 @@ const refuse = (sample: Sample, isWrong: (value: number) => boolean, reason: str
  * @category constructors
  * @since 0.1.0
  */
-export const rate = (measured: Measured, sample: Sample, confidence = 0.95): Score => {
-  refuse(sample, (value) => value !== 0 && value !== 1, "is neither 0 nor 1")
-  return { ...measured, estimate: Share.rate(sample, confidence), sample }
-}
+export const rate = (measured: Measured, sample: Sample, confidence = 0.95): Score => ({
+  ...measured,
+  estimate: Share.rate(sample, confidence),
+  sample
+})

@@ -118,6 +118,8 @@ describe("a rate", () => {
 describe("a confidence", () => {
   it("is a share, not a percentage", () => {
     assert.throws(() => Estimate.mean(sample([1, 2]), 95), /between 0 and 1, got 95/)
+    assert.throws(() => Estimate.mean(sample([1]), 95), /between 0 and 1, got 95/)
+    assert.throws(() => Estimate.clustered(sample([1, 2], ["a", "a"]), 95), /between 0 and 1, got 95/)
     assert.throws(() => Estimate.rate(1, 2, 1), /between 0 and 1/)
   })
 })

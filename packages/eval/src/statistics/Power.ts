@@ -67,13 +67,16 @@ export const ofRate = (rate: number): Estimate.Estimate =>
 /**
  * The spread of a difference of two systems that answer different items, `n` each: `√(first² + second²)`. Where both
  * answer the same items, take the {@link pilot} of their differences instead: it is smaller wherever they agree on
- * what is hard.
+ * what is hard. Throws `RangeError` where the two have intervals of different confidence.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const unpaired = (first: Estimate.Estimate, second: Estimate.Estimate): Estimate.Estimate => {
   const [a, b] = [first, second]
+  if (a.low !== null && b.low !== null && a.confidence !== b.confidence) {
+    throw new RangeError(`spreads at confidence ${a.confidence} and ${b.confidence}; estimate both at the same`)
+  }
   const bounds =
     a.low === null || a.high === null || b.low === null || b.high === null
       ? { low: null, high: null }

@@ -79,6 +79,8 @@ describe("a pilot", () => {
     assert.isBelow(paired.value, unpaired.value / 10)
     assert.isTrue(unpaired.low! < unpaired.value && unpaired.value < unpaired.high!)
     assert.strictEqual(unpaired.n, 80)
+    const other = Power.pilot(sample(second), { ...options, confidence: 0.5 })
+    assert.throws(() => Power.unpaired(Power.pilot(sample(values), options), other), /at confidence 0.95 and 0.5/)
   })
 
   it("with clusters gives the clustered standard error at its own size", () => {
