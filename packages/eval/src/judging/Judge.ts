@@ -106,8 +106,11 @@ const checkedAll = <I extends { readonly id: string }, A>(
   items: ReadonlyArray<I>,
   answers: ArrayLike<unknown>,
   check: (judge: string, item: string, answer: unknown) => Result.Result<A, JudgeError>
-): Result.Result<ReadonlyArray<A>, JudgeError> =>
-  answers.length === items.length
+): Result.Result<ReadonlyArray<A>, JudgeError> => {
+  if (typeof answers?.length !== "number" || typeof answers === "string") {
+    return Result.fail(new JudgeError({ judge, reason: `gave ${shown(answers)} instead of a list of answers` }))
+  }
+  return answers.length === items.length
     ? Result.all(items.map(({ id }, i) => check(judge, id, answers[i])))
     : Result.fail(
         new JudgeError({
@@ -117,6 +120,7 @@ const checkedAll = <I extends { readonly id: string }, A>(
           ...(answers.length < items.length ? { item: items[answers.length]!.id } : {})
         })
       )
+}
 
 const shown = (answer: unknown): string => {
   const text = typeof answer === "string" ? JSON.stringify(answer) : String(answer)

@@ -40,15 +40,24 @@ export class SessionError extends Schema.TaggedError<SessionError>()("SessionErr
 }
 
 /**
+ * A score that is comparable with those of its session only.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface InSession {
+  readonly session: string
+  readonly score: Score.Score
+}
+
+/**
  * What every comparison of two systems results in. `score` is of the system, against `opponent`.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Rated {
-  readonly session: string
+export interface Rated extends InSession {
   readonly opponent: string
-  readonly score: Score.Score
 }
 
 /**
@@ -499,7 +508,7 @@ export const matrix = (
 export const meanRanks = (
   { screens, session, systems }: Session,
   options: Omit<Options, "session"> = {}
-): ReadonlyArray<Score.Score> =>
+): ReadonlyArray<InSession> =>
   systems.map((system) => {
     const place = (ranks: Screen["ranks"]): number => {
       const others = Object.values(ranks)
@@ -511,30 +520,25 @@ export const meanRanks = (
       `${system}, ranks`,
       screens.map(({ cluster, id, ranks }) => ({ id, value: place(ranks), cluster }))
     )
-    return Score.mean(
-      {
-        system,
-        task: `${options.task === undefined ? "" : `${options.task}, `}among ${systems.length}, session ${session}`,
-        metric: "mean_rank",
-        unit: "rank",
-        higherIsBetter: false
-      },
-      Result.getOrThrow(sample),
-      options.confidence
-    )
+    const task = `${options.task === undefined ? "" : `${options.task}, `}among ${systems.length}, session ${session}`
+    const measured = { system, task, metric: "mean_rank", unit: "rank", higherIsBetter: false }
+    return { session, score: Score.mean(measured, Result.getOrThrow(sample), options.confidence) }
   })
 
 /**
- * The scores of results that may stand in one table: those of one session. Make tables of win rates through here.
+ * The scores of results that may stand in one table: those of one session. Make tables of win rates and ranks through here.
  *
  * @category combining
  * @since 0.1.0
  */
-export const table = (results: ReadonlyArray<Rated>): Result.Result<ReadonlyArray<Score.Score>, SessionError> => {
+export const table = (
+  results: ReadonlyArray<InSession | Rated>
+): Result.Result<ReadonlyArray<Score.Score>, SessionError> => {
   const [first] = results
   const other = results.find(({ session }) => session !== first?.session)
   if (first === undefined || other === undefined) return Result.succeed(results.map(({ score }) => score))
-  const names = ({ opponent, score }: Rated) => `${JSON.stringify(score.system)} against ${JSON.stringify(opponent)}`
+  const names = (result: InSession | Rated) =>
+    JSON.stringify(result.score.system) + ("opponent" in result ? ` against ${JSON.stringify(result.opponent)}` : "")
   return Result.fail(
     new SessionError({ sessions: [first.session, other.session], systems: [names(first), names(other)] })
   )

@@ -423,7 +423,7 @@ export interface PairedBootstrap {
   readonly difference: Estimate.Estimate
   /**
    * Share of the resamples in which the first has the higher mean, ties as halves. It says how sure the order of the
-   * two is, not by how much they differ.
+   * two is, not by how much they differ. It says nothing of one item or one cluster, which have no interval either.
    */
   readonly firstHigher: number
 }

@@ -158,8 +158,8 @@ const say = ({ alpha = 0.05, power = 0.8 }: Aims) => `power ${power}, alpha ${Nu
  *
  *     (z_{1 - alpha/2} + z_power) spread / √n
  *
- * The interval is that of the spread. Source: Miller 2024, arXiv:2411.00640, section 5. Throws `RangeError` unless
- * `n` is a whole number from 1.
+ * The interval is that of the spread; `n` of the result is the one asked about. Source: Miller 2024, arXiv:2411.00640,
+ * section 5. Throws `RangeError` unless `n` is a whole number from 1.
  *
  * @category math
  * @since 0.1.0

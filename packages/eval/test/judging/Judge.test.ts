@@ -164,6 +164,11 @@ describe("answers that are checked", () => {
       const grader: Judge.GraderShape = { name: "odd", grade: () => Effect.succeed([1, Number.NaN]) }
       const questions = [question("a", "long"), question("b", "x")]
       assert.match(yield* message(Judge.grade(grader, questions)), /^judge odd, item "b": answered NaN/)
+      const silent: Judge.JudgeShape = { name: "silent", compare: () => Effect.succeed(anything(undefined)) }
+      assert.strictEqual(
+        yield* message(Judge.ask(silent, comparisons)),
+        "judge silent: gave undefined instead of a list of answers"
+      )
       const kind: Judge.GraderShape = { name: "kind", grade: () => Effect.succeed(anything([true, 0.5])) }
       assert.deepStrictEqual(yield* Judge.grade(kind, questions), [1, 0.5])
     })

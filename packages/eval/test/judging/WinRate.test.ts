@@ -286,7 +286,7 @@ describe("screens", () => {
   it("give mean ranks that do not depend on how ties are numbered", () => {
     const of = (ranks: ReadonlyArray<Record<string, number>>) => {
       const all = ranks.map((one, i) => screen(`s${i}`, one))
-      return WinRate.meanRanks(Result.getOrThrow(WinRate.session(all))).map(({ estimate }) => estimate.value)
+      return WinRate.meanRanks(Result.getOrThrow(WinRate.session(all))).map(({ score }) => score.estimate.value)
     }
     assert.deepStrictEqual(
       of([
@@ -302,7 +302,8 @@ describe("screens", () => {
       ]),
       [1.25, 1.75, 3]
     )
-    assert.isFalse(WinRate.meanRanks(session)[0]!.higherIsBetter)
+    const [first] = WinRate.meanRanks(session)
+    assert.deepStrictEqual([first!.session, first!.score.higherIsBetter], ["main", false])
   })
 
   it("refuse a system that is missing, ids that stand twice, no screens and unknown systems", () => {
@@ -360,6 +361,20 @@ describe("table", () => {
       ]
     )
     assert.deepStrictEqual(Result.getOrThrow(WinRate.table([])), [])
+  })
+
+  it("holds mean ranks too, of one session", () => {
+    const ranks = (name: string) =>
+      WinRate.meanRanks(Result.getOrThrow(WinRate.session([screen("s1", { a: 1, b: 2 }, name)])))
+    assert.lengthOf(Result.getOrThrow(WinRate.table(ranks("main"))), 2)
+    const error = failure(WinRate.table([...rates("main"), ...ranks("later")]))
+    assert.deepStrictEqual(
+      [error.sessions, error.systems],
+      [
+        ["main", "later"],
+        ['"a" against "human"', '"a"']
+      ]
+    )
   })
 
   it("names both sessions and systems where two are mixed", () => {
