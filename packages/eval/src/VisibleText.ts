@@ -65,3 +65,21 @@ export const elide = (text: string, columns: number): string => {
   }
   return `${kept.trimEnd()}…`
 }
+
+/**
+ * As {@link elide}, but cut in the middle: names that begin alike often end differently.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const elideMiddle = (text: string, columns: number): string => {
+  if (width(text) <= columns) return text
+  const characters = Array.from(text)
+  let end = characters.length
+  for (let room = Math.floor((columns - 1) / 2); end > 0; end--) {
+    room -= columnsOf(characters[end - 1]!)
+    if (room < 0) break
+  }
+  const tail = characters.slice(end).join("")
+  return `${elide(characters.slice(0, end).join(""), columns - width(tail))}${tail.trimStart()}`
+}

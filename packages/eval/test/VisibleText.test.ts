@@ -33,5 +33,12 @@ describe("VisibleText", () => {
     assert.strictEqual(VisibleText.elide("truthfulqa", 10), "truthfulqa")
     assert.strictEqual(VisibleText.elide("truthfulqa", 9), "truthful…")
     assert.strictEqual(VisibleText.elide("日本語の", 6), "日本…")
+    assert.strictEqual(VisibleText.elideMiddle("task: acc", 9), "task: acc")
+    assert.strictEqual(VisibleText.elideMiddle("word_sorting: exact_match", 12), "word_s…match")
+    assert.strictEqual(VisibleText.elideMiddle("日本語の日本語の", 8), "日本…の")
+    for (let columns = 4; columns < 30; columns++) {
+      const cut = VisibleText.elideMiddle("日本語 word_sorting: 日 acc", columns)
+      assert.isAtMost(VisibleText.width(cut), columns)
+    }
   })
 })

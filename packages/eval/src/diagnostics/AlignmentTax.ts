@@ -299,9 +299,9 @@ export const table = ({ after, alpha, before, correction, rows }: AlignmentTax):
     before,
     after,
     "Difference",
-    "p",
-    "p, corrected",
     "Verdict",
+    "p, corrected",
+    "p",
     "Minimum detectable effect"
   ],
   rows: rows.map((row) => [
@@ -310,9 +310,9 @@ export const table = ({ after, alpha, before, correction, rows }: AlignmentTax):
     row.before,
     row.after,
     row.difference,
-    formatPValue(row.pValue),
-    formatPValue(row.adjustedPValue),
     row.verdict,
+    formatPValue(row.adjustedPValue),
+    formatPValue(row.pValue),
     row.minimumDetectableEffect ?? "the items show no spread"
   ])
 })

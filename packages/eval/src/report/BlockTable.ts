@@ -54,21 +54,30 @@ const methods = (estimates: ReadonlyArray<Estimate>): ReadonlyArray<string> => {
   return named.size === 0 ? [] : [`Intervals: ${[...named].join("; ")}.`]
 }
 
+/** The one confidence of all intervals, if it is one. */
+const sharedConfidence = (estimates: ReadonlyArray<Estimate>): number | undefined => {
+  const confidences = new Set(estimates.filter(({ low }) => low !== null).map(({ confidence }) => confidence))
+  const [only] = confidences
+  return confidences.size === 1 ? only : undefined
+}
+
 /** Columns "what", "95 % interval", "n" of estimates, with the same digits in all rows. */
 const estimated = (name: string, estimates: ReadonlyArray<Estimate>) => {
   const digits = Report.digitsFor(estimates)
-  const confidences = new Set(estimates.filter(({ low }) => low !== null).map(({ confidence }) => confidence))
-  const [only] = confidences
-  const shared = confidences.size === 1
+  const shared = sharedConfidence(estimates)
   return {
     columns: [
       column(name, "number"),
-      column(shared ? `${Report.percent(only!)} interval` : "Interval", "number"),
+      column(shared === undefined ? "Interval" : `${Report.percent(shared)} interval`, "number"),
       column("n", "number")
     ],
     cells: (estimate: Estimate): ReadonlyArray<string> => {
       const { hasInterval, interval, n, value } = Report.words(estimate, digits)
-      return [value, hasInterval && !shared ? `${interval} (${Report.percent(estimate.confidence)})` : interval, n]
+      return [
+        value,
+        hasInterval && shared === undefined ? `${interval} (${Report.percent(estimate.confidence)})` : interval,
+        n
+      ]
     }
   }
 }
@@ -78,6 +87,14 @@ const isEstimate = (cell: Report.Cell): cell is Estimate => typeof cell === "obj
 const table = ({ columns, rows }: Extract<Tabular, { _tag: "Table" }>): BlockTable => {
   const cells = (c: number) => rows.map((row) => row[c]!)
   const digits = columns.map((_, c) => Report.digitsFor(cells(c).filter(isEstimate)))
+  const estimates = rows.flat().filter(isEstimate)
+  const shared = sharedConfidence(estimates)
+  // A confidence that all intervals share stands below the table, for what is said in every cell is read in none.
+  const shown = (estimate: Estimate, digits: number): string => {
+    if (shared === undefined) return Report.sentence(estimate, digits)
+    const { interval, n, value } = Report.words(estimate, digits)
+    return `${value} (${interval}; n = ${n})`
+  }
   const isCount = (cell: Report.Cell): boolean => typeof cell === "object" && !isEstimate(cell)
   return {
     columns: columns.map((name, c) =>
@@ -91,11 +108,14 @@ const table = ({ columns, rows }: Extract<Tabular, { _tag: "Table" }>): BlockTab
         typeof cell === "string"
           ? VisibleText.line(cell)
           : isEstimate(cell)
-            ? Report.sentence(cell, digits[c])
+            ? shown(cell, digits[c]!)
             : Report.count(cell.count)
       )
     ),
-    notes: methods(rows.flat().filter(isEstimate))
+    notes: [
+      ...(shared === undefined ? [] : [`In brackets: ${Report.percent(shared)} intervals, n.`]),
+      ...methods(estimates)
+    ]
   }
 }
 

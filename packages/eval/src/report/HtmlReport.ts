@@ -81,7 +81,8 @@ tbody th { font-weight: 600; }
 tbody th, td.text, td.mono { min-width: 7.5rem; }
 td.mono { overflow-wrap: anywhere; max-width: none; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.estimate { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.estimate { font-variant-numeric: tabular-nums; min-width: 6rem; }
+.estimate span { white-space: nowrap; }
 td.none { color: var(--muted); font-style: italic; white-space: normal; min-width: 9rem; }
 .empty { color: var(--muted); font-style: italic; }
 .plot { display: block; width: 100%; height: auto; color: var(--muted); font-family: inherit; }
@@ -167,11 +168,26 @@ const kinds: Readonly<Record<Report.Block["_tag"], string>> = {
   Text: "Text"
 }
 
+/** Names of tasks and metrics are long, and have no spaces at which a narrow column could break them. */
+const breakable = (text: string): Part =>
+  text
+    .split(/(?<=[_,/])(?=[a-z])/i)
+    .flatMap((piece, i): ReadonlyArray<Part> => (i === 0 ? [piece] : [wordBreak, piece]))
+
+const wordBreak = html`<wbr>`
+
+/** The interval stays in one piece, below its value where there is no room beside it. */
+const estimate = (text: string): Part => {
+  const at = text.indexOf(" (")
+  return at < 0 || text.includes("no interval") ? text : html`${text.slice(0, at)} <span>${text.slice(at + 1)}</span>`
+}
+
 const table = ({ columns, notes, rows }: BlockTable.BlockTable, name: string): Markup => {
   if (rows.length === 0) return noData
   const cell = (text: string, c: number): Markup => {
     const kind = text.startsWith("no interval") ? "none" : columns[c]!.kind
-    return c === 0 && kind === "text" ? html`<th scope="row">${text}</th>` : html`<td class="${kind}">${text}</td>`
+    const part = kind === "estimate" ? estimate(text) : kind === "text" ? breakable(text) : text
+    return c === 0 && kind === "text" ? html`<th scope="row">${part}</th>` : html`<td class="${kind}">${part}</td>`
   }
   const heads = columns.map(({ kind, name }) => html`<th scope="col" class="${kind}">${name}</th>`)
   return html`<div class="scroll" role="region" aria-label="${name}" tabindex="0"><table>

@@ -85,6 +85,9 @@ const halo = { stroke: "var(--surface)", strokeWidth: 4 }
 const short = (text: string, pixels: number): string =>
   VisibleText.elide(VisibleText.line(text), Math.max(4, Math.floor(pixels / letter)))
 
+const shortMiddle = (text: string, pixels: number): string =>
+  VisibleText.elideMiddle(VisibleText.line(text), Math.max(4, Math.floor(pixels / letter)))
+
 /** Numbers at the ticks of an axis. */
 const tick = (value: number): string => {
   const size = Math.abs(value)
@@ -263,12 +266,12 @@ const forest = ({ favours, reference, rows, xLabel }: Of<"Forest">, width: numbe
   const digits = Report.digitsFor(rows.map(({ estimate }) => estimate))
   const texts = all.map(({ estimate, label, y }) => {
     const { interval, value } = Report.words(estimate, digits)
-    return { y, label, words: hasInterval(estimate) ? `${value} (${interval})` : `${value}, ${short(interval, 190)}` }
+    return { y, label, words: hasInterval(estimate) ? `${value} (${interval})` : `${value}, ${short(interval, 200)}` }
   })
   const longest = Math.max(...texts.map(({ words }) => VisibleText.width(words)))
   const longestLabel = Math.max(...texts.map(({ label }) => VisibleText.width(VisibleText.line(label))))
   const left = isWide ? Math.min(230, Math.max(70, longestLabel * letter + 18)) : 14
-  const right = isWide ? Math.min(250, longest * letter + 22) : 14
+  const right = isWide ? Math.min(265, longest * letter + 22) : 14
   const step = isWide ? 36 : 62
   const extent = rows.flatMap(({ estimate }) => bounds(estimate)).concat(reference)
   const [least, most] = [Math.min(...extent), Math.max(...extent)]
@@ -324,7 +327,7 @@ const forest = ({ favours, reference, rows, xLabel }: Of<"Forest">, width: numbe
         ? [
             Observable.text(texts, {
               y: "y",
-              text: ({ label }) => short(label, left - 14),
+              text: ({ label }) => shortMiddle(label, left - 14),
               frameAnchor: "left",
               textAnchor: "end",
               dx: -12,
@@ -343,7 +346,7 @@ const forest = ({ favours, reference, rows, xLabel }: Of<"Forest">, width: numbe
         : [
             Observable.text(texts, {
               y: "y",
-              text: ({ label }) => short(label, inner),
+              text: ({ label }) => shortMiddle(label, inner),
               frameAnchor: "left",
               textAnchor: "start",
               dy: -31,

@@ -31,11 +31,14 @@ interface Element {
 const elements = (html: string): ReadonlyArray<Element> =>
   Array.from(parseHTML(html).document.querySelectorAll("*") as Iterable<Element>)
 
-/** Every element with the names of its attributes: what a page is made of, whatever it says. */
+/**
+ * Every element with the names of its attributes: what a page is made of, whatever it says. Where a name may break depends
+ * on the name, and no attack has a `<wbr>`.
+ */
 const structure = (html: string): ReadonlyArray<string> =>
-  elements(html).map(({ attributes, tagName }) =>
-    [tagName.toLowerCase(), ...Array.from(attributes, ({ name }) => name)].join(" ")
-  )
+  elements(html)
+    .map(({ attributes, tagName }) => [tagName.toLowerCase(), ...Array.from(attributes, ({ name }) => name)].join(" "))
+    .filter((element) => element !== "wbr")
 
 const texts = (html: string): string =>
   elements(html)
@@ -253,7 +256,7 @@ describe.skipIf(Browser.path === undefined)("HtmlReport in a browser", () => {
 
   for (const [turn, choice] of ReportInstances.choices.entries()) {
     it(`runs nothing of what is in the texts of a report (${choice})`, async () => {
-      const tags = "Array.from(document.querySelectorAll('*'), (element) => element.tagName)"
+      const tags = "Array.from(document.querySelectorAll(':not(wbr)'), (element) => element.tagName)"
       const render = (text: (i: number) => string) => HtmlReport.render(ReportInstances.make(text, choice))
       const calm = await open(
         "calm",
