@@ -17,8 +17,12 @@ describe("RewardJudge", () => {
       assert.strictEqual(judge.name, "length")
       assert.deepStrictEqual(yield* judge.compare(comparisons), ["second", "first", "tie"])
     }).pipe(
-      Effect.provide(RewardJudge.layer()),
-      Effect.provide(RewardModel.layerFunction("length", ({ completion }) => completion.text.length))
+      Effect.provide(
+        Layer.provide(
+          RewardJudge.layer(),
+          RewardModel.layerFunction("length", ({ completion }) => completion.text.length)
+        )
+      )
     )
   )
 
