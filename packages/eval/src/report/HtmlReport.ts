@@ -78,7 +78,8 @@ thead th { border-bottom: 1.5px solid var(--muted); font-weight: 600; vertical-a
 thead .number, thead .estimate { white-space: normal; }
 tbody tr + tr > * { border-top: 1px solid var(--rule); }
 tbody th { font-weight: 600; }
-tbody th, td.text, td.mono { min-width: 7.5rem; }
+tbody th { min-width: 9rem; }
+td.text, td.mono { min-width: 7.5rem; }
 td.mono { overflow-wrap: anywhere; max-width: none; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .estimate { font-variant-numeric: tabular-nums; min-width: 6rem; }
@@ -118,6 +119,7 @@ footer { margin-top: 3rem; color: var(--muted); font-size: 0.85rem; }
   h2 { font-size: 1.25rem; margin-top: 2.25rem; }
   figure, .block { padding: 0.9rem; }
   .prose { padding: 0; }
+  tbody th { min-width: 7.5rem; }
   .picture .wide { display: none; }
   .picture .narrow { display: block; }
 }

@@ -270,7 +270,7 @@ const forest = ({ favours, reference, rows, xLabel }: Of<"Forest">, width: numbe
   })
   const longest = Math.max(...texts.map(({ words }) => VisibleText.width(words)))
   const longestLabel = Math.max(...texts.map(({ label }) => VisibleText.width(VisibleText.line(label))))
-  const left = isWide ? Math.min(230, Math.max(70, longestLabel * letter + 18)) : 14
+  const left = isWide ? Math.min(230, Math.max(70, longestLabel * letter + 30)) : 14
   const right = isWide ? Math.min(265, longest * letter + 22) : 14
   const step = isWide ? 36 : 62
   const extent = rows.flatMap(({ estimate }) => bounds(estimate)).concat(reference)
@@ -327,7 +327,7 @@ const forest = ({ favours, reference, rows, xLabel }: Of<"Forest">, width: numbe
         ? [
             Observable.text(texts, {
               y: "y",
-              text: ({ label }) => shortMiddle(label, left - 14),
+              text: ({ label }) => shortMiddle(label, left - 26),
               frameAnchor: "left",
               textAnchor: "end",
               dx: -12,
