@@ -39,7 +39,14 @@ export type Answer = typeof Answer.Type
 
 const Count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0))
 
-const Usage = Schema.Struct({ prompt_tokens: Count, completion_tokens: Schema.optionalKey(Count) })
+const Usage = Schema.Struct({
+  prompt_tokens: Schema.optionalKey(Schema.NullOr(Count)),
+  completion_tokens: Schema.optionalKey(Schema.NullOr(Count))
+})
+
+/** Some servers send a usage that states nothing. */
+const tokensOf = (usage: typeof Usage.Type | null | undefined): Tokens | undefined =>
+  usage?.prompt_tokens == null ? undefined : { prompt: usage.prompt_tokens, completion: usage.completion_tokens ?? 0 }
 
 const TokenLogprobs = Schema.Struct({
   top_logprobs: Schema.optionalKey(Schema.NullOr(Schema.Array(Alternative)))
@@ -77,10 +84,11 @@ export const decode = (json: unknown): Result.Result<Answer, string> =>
         return Result.fail(`the content is null${cut}`)
       }
       const first = logprobs?.content?.[0]?.top_logprobs
+      const used = tokensOf(usage)
       return Result.succeed({
         content: message.content,
         ...(finishReason == null ? {} : { finishReason }),
-        ...(usage == null ? {} : { usage: { prompt: usage.prompt_tokens, completion: usage.completion_tokens ?? 0 } }),
+        ...(used === undefined ? {} : { usage: used }),
         ...(first == null ? {} : { first: first.map(({ logprob, token }) => ({ token, logprob })) })
       })
     }
@@ -97,7 +105,7 @@ const decodeUsage = Schema.decodeUnknownOption(Schema.Struct({ usage: Usage }))
 export const usageOf = (json: unknown): Tokens | undefined =>
   Option.match(decodeUsage(json), {
     onNone: () => undefined,
-    onSome: ({ usage }) => ({ prompt: usage.prompt_tokens, completion: usage.completion_tokens ?? 0 })
+    onSome: ({ usage }) => tokensOf(usage)
   })
 
 const Refusal = Schema.Union([

@@ -58,6 +58,9 @@ describe("decode", () => {
       { choices: [{ ...choice, logprobs: { content: [{ top_logprobs: [{ token: "a", logprob: "-1" }] }] } }] },
       undefined
     ],
+    // A usage that states nothing is none, and no reason to throw a paid answer away.
+    [{ choices: [choice], usage: {} }, { content: "a" }],
+    [{ choices: [choice], usage: { prompt_tokens: null, completion_tokens: null } }, { content: "a" }],
     [
       { choices: [choice], usage: { prompt_tokens: 3 } },
       { content: "a", usage: { prompt: 3, completion: 0 } }
