@@ -44,9 +44,11 @@ const Usage = Schema.Struct({
   completion_tokens: Schema.optionalKey(Schema.NullOr(Count))
 })
 
-/** Some servers send a usage that states nothing. */
+/** Some servers send a usage that states nothing, or half of it; nothing may count as free that was not said to be. */
 const tokensOf = (usage: typeof Usage.Type | null | undefined): Tokens | undefined =>
-  usage?.prompt_tokens == null ? undefined : { prompt: usage.prompt_tokens, completion: usage.completion_tokens ?? 0 }
+  usage?.prompt_tokens == null || usage.completion_tokens == null
+    ? undefined
+    : { prompt: usage.prompt_tokens, completion: usage.completion_tokens }
 
 const TokenLogprobs = Schema.Struct({
   top_logprobs: Schema.optionalKey(Schema.NullOr(Schema.Array(Alternative)))

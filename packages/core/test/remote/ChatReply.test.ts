@@ -61,8 +61,9 @@ describe("decode", () => {
     // A usage that states nothing is none, and no reason to throw a paid answer away.
     [{ choices: [choice], usage: {} }, { content: "a" }],
     [{ choices: [choice], usage: { prompt_tokens: null, completion_tokens: null } }, { content: "a" }],
+    [{ choices: [choice], usage: { prompt_tokens: 3 } }, { content: "a" }],
     [
-      { choices: [choice], usage: { prompt_tokens: 3 } },
+      { choices: [choice], usage: { prompt_tokens: 3, completion_tokens: 0 } },
       { content: "a", usage: { prompt: 3, completion: 0 } }
     ]
   ])("of %j is %j", (json, answer) => {
