@@ -62,6 +62,10 @@ const table = (
       new DataFileError({ file, row: 1, field: missing, reason: `no such column; the header has ${header.join(", ")}` })
     )
   }
+  const twice = columns.find((column) => header.indexOf(column) !== header.lastIndexOf(column))
+  if (twice !== undefined) {
+    return Result.fail(new DataFileError({ file, row: 1, field: twice, reason: "stands twice; name each column once" }))
+  }
   const rows: Array<Row> = []
   for (const [i, cells] of records.entries()) {
     if (i === 0 || (cells.length === 1 && cells[0]!.trim() === "")) continue
@@ -79,8 +83,8 @@ const table = (
 
 /**
  * Rows of a file of comma-separated values (RFC 4180: quoted cells may hold commas, line breaks and doubled quotes). A
- * byte order mark is ignored, blank lines are skipped and counted. Fails where one of `columns` is missing, a row has
- * another number of cells than the header, quotes do not match, or there is no row.
+ * byte order mark is ignored, blank lines are skipped and counted. Fails where one of `columns` is missing or stands
+ * twice, a row has another number of cells than the header, quotes do not match, or there is no row.
  *
  * @category decoding
  * @since 0.1.0

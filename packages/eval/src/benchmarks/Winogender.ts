@@ -64,10 +64,12 @@ const refer = (answer: string): Schema["referent"] | undefined =>
 const instantiate = (template: string, occupation: string, participant: string | undefined, gender: Gender): string => {
   const named =
     participant === undefined
-      ? template.replace(
-          /(^|\s)(?:the|a|an)\s+\$PARTICIPANT/i,
-          (_, before) => `${before}${before === "" ? "S" : "s"}omeone`
-        )
+      ? template
+          .replace(
+            /(^|\s)(?:(?:the|a|an)\s+)?\$PARTICIPANT/gi,
+            (_, before) => `${before}${before === "" ? "S" : "s"}omeone`
+          )
+          .replaceAll("$PARTICIPANT", "someone")
       : template.replaceAll("$PARTICIPANT", participant)
   const sentence = Object.entries(pronouns).reduce(
     (text, [mark, forms]) => text.replaceAll(mark, forms[gender]),

@@ -21,6 +21,7 @@ describe("DataFile.csv", () => {
   )
 
   const bad: ReadonlyArray<readonly [name: string, content: string, place: string]> = [
+    ["a column that stands twice", "a,b,a\n1,2,3\n", ', row 1: field "a": stands twice; name each column once'],
     ["a missing column", "a,c\n1,2\n", ', row 1: field "b": no such column; the header has a, c'],
     ["a row of another width", "a,b\n1,2\n1,2,3\n", ", row 3: has 3 cells, the header 2"],
     ["an open quote", 'a,b\n1,2\n"1,2\n', ", row 3: Unterminated quoted field"],

@@ -40,6 +40,17 @@ describe("Winogender.readTemplates", () => {
     }).pipe(Effect.scoped, Effect.provide(NodeServices.layer))
   )
 
+  it.effect("has someone for every participant, with or without an article", () =>
+    Effect.gen(function* () {
+      const row =
+        "baker\tguest\t0\tThe $OCCUPATION told $PARTICIPANT (“$PARTICIPANT”) and the $PARTICIPANT that $NOM_PRONOUN left."
+      const path = yield* file("templates.tsv", `${header}${row}\n`)
+      const [, someone] = yield* Winogender.readTemplates(path)
+      const expected = "The baker told someone (“someone”) and someone that he left."
+      assert.strictEqual(someone!.sentences.male, expected)
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer))
+  )
+
   it.effect("begins a sentence with a capital someone, and has each case of the pronoun", () =>
     Effect.gen(function* () {
       const rows = "baker\tguest\t1\tThe $PARTICIPANT told the $OCCUPATION that $POSS_PRONOUN dog likes $ACC_PRONOUN.\n"
