@@ -65,8 +65,10 @@ export const samples = ({ after, before, prompts, systems }: Said): Report.Secti
   ]
 })
 
-// Perplexities say what bits per byte say, on a scale on which one odd document outweighs the rest.
-const isTested = ({ metric }: Score.Score) => !metric.endsWith("_perplexity")
+// Perplexities say what bits per byte say, on a scale on which one odd document outweighs the rest. Bias types are parts of
+// what is tested as a whole, and each test more makes all of them stricter.
+const isTested = ({ metric, task }: Score.Score) =>
+  !metric.endsWith("_perplexity") && !task.startsWith("crows_pairs_english_")
 
 /**
  * Every score of both, what the second gained or lost item by item, and how their values spread.

@@ -194,14 +194,15 @@ describe("two models", () => {
   it.live("are compared item by item", () =>
     Effect.gen(function* () {
       const out = fresh()
-      const { "--hellaswag": hellaswag, "--text": text } = files()
-      const shown = yield* evaluate("--against", other, "--hellaswag", hellaswag, "--text", text, "--out", out)
+      const { "--crows-pairs": crows, "--hellaswag": hellaswag, "--text": text } = files()
+      const named = ["--hellaswag", hellaswag, "--crows-pairs", crows, "--text", text]
+      const shown = yield* evaluate("--against", other, ...named, "--out", out)
       assert.deepStrictEqual([shown.code, shown.err], [0, ""])
       assert.match(shown.out, /^before +hellaswag +acc /m)
       assert.match(shown.out, /^after +hellaswag +acc /m)
       assert.deepStrictEqual(
         measurements(out).map((one) => one["system"]),
-        ["before", "after"].flatMap((system) => Array<string>(6).fill(system))
+        ["before", "after"].flatMap((system) => Array<string>(15).fill(system))
       )
       const { provenance, sections } = yield* report(out)
       assert.deepStrictEqual(
@@ -215,7 +216,12 @@ describe("two models", () => {
       assert.strictEqual(table?.title, "after against before")
       assert.deepStrictEqual(
         table?.rows.map(([benchmark]) => benchmark),
-        ["hellaswag, acc", "hellaswag, acc_norm", "stories.txt, bits_per_byte"]
+        [
+          "hellaswag, acc",
+          "hellaswag, acc_norm",
+          ...["pct_stereotype", "likelihood_diff", "entropy"].map((metric) => `crows_pairs_english, ${metric}`),
+          "stories.txt, bits_per_byte"
+        ]
       )
       for (const name of ["report.html", "report.md"]) {
         assert.include(readFileSync(join(out, name), "utf8"), "after against before")

@@ -225,10 +225,12 @@ export const measure = (
  * @since 0.1.0
  */
 export const scores = (
-  system: string,
-  task: string,
   measured: ReadonlyArray<Measured>,
-  confidence = 0.95
+  {
+    confidence = 0.95,
+    system,
+    task
+  }: { readonly system: string; readonly task: string; readonly confidence?: number | undefined }
 ): Result.Result<ReadonlyArray<Score.Score>, Sample.SampleError> =>
   Result.all(
     (Object.keys(metrics) as Array<Metric>).map((metric) =>

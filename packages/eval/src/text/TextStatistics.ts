@@ -266,14 +266,12 @@ export interface Options {
  * @since 0.1.0
  */
 export const scores = (
-  system: string,
-  task: string,
   items: ReadonlyArray<Item>,
-  options?: Options
+  { system, task, ...options }: Options & { readonly system: string; readonly task: string }
 ): Result.Result<ReadonlyArray<Score.Score>, Sample.SampleError> => {
-  const encode = options?.tokenizer?.encode
+  const encode = options.tokenizer?.encode
   const texts = items.map(({ text }) => {
-    const found = words(text, options?.locale)
+    const found = words(text, options.locale)
     return {
       characters: characters(text),
       words: found.length,
@@ -296,10 +294,10 @@ export const scores = (
         (unit === "share" ? Score.share : Score.mean)(
           { system, task, metric, unit, higherIsBetter },
           sample,
-          options?.confidence
+          options.confidence
         )
     )
-  const orders = options?.orders ?? [1, 2, 3, 4]
+  const orders = options.orders ?? [1, 2, 3, 4]
   return Result.all([
     score("characters", "characters", false, (text) => text.characters),
     score("words", "words", false, (text) => text.words),

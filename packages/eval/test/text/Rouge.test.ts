@@ -125,7 +125,7 @@ describe("scores of ROUGE", () => {
 
   it("are mean F1 with intervals, of the best reference", () => {
     const measured = Result.getOrThrow(Rouge.measure(items))
-    const scores = Result.getOrThrow(Rouge.scores("model", "summaries", measured))
+    const scores = Result.getOrThrow(Rouge.scores(measured, { system: "model", task: "summaries" }))
     assert.deepStrictEqual(
       scores.map(({ metric }) => metric),
       [...metrics]
@@ -142,7 +142,9 @@ describe("scores of ROUGE", () => {
 
   it("keep clusters", () => {
     const clustered = items.map((item) => ({ ...item, cluster: item.id === "a" ? "x" : "y" }))
-    const [score] = Result.getOrThrow(Rouge.scores("m", "t", Result.getOrThrow(Rouge.measure(clustered))))
+    const [score] = Result.getOrThrow(
+      Rouge.scores(Result.getOrThrow(Rouge.measure(clustered)), { system: "m", task: "t" })
+    )
     assert.strictEqual(score!.estimate.clusters, 2)
   })
 
@@ -152,8 +154,11 @@ describe("scores of ROUGE", () => {
       message(Rouge.measure([...items, { id: "d", candidate: "x", references: [] }])),
       /item "d": it has no ref/
     )
-    assert.match(message(Rouge.scores("m", "t", [])), /no items/)
+    assert.match(message(Rouge.scores([], { system: "m", task: "t" })), /no items/)
     const twice = Result.getOrThrow(Rouge.measure([items[0]!, items[0]!]))
-    assert.match(message(Rouge.scores("m", "t", twice)), /"m: t rouge1", item "a": the id stands twice/)
+    assert.match(
+      message(Rouge.scores(twice, { system: "m", task: "t" })),
+      /"m: t rouge1", item "a": the id stands twice/
+    )
   })
 })

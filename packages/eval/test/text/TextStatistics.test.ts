@@ -147,7 +147,7 @@ describe("scores of texts", () => {
     Object.fromEntries(Result.getOrThrow(result).map(({ metric, sample }) => [metric, Array.from(sample.values)]))
 
   it("are means over texts, with words as tokens", () => {
-    const scores = TextStatistics.scores("model", "answers", items, { orders: [1, 2] })
+    const scores = TextStatistics.scores(items, { system: "model", task: "answers", orders: [1, 2] })
     assert.deepStrictEqual(values(scores), {
       characters: [8, 0, 6],
       words: [3, 0, 1],
@@ -161,7 +161,7 @@ describe("scores of texts", () => {
     assert.closeTo(characters!.estimate.value, 14 / 3, 1e-12)
     assert.strictEqual(characters!.estimate.n, 3)
     assert.strictEqual(Result.getOrThrow(scores).at(-1)!.unit, "words")
-    assert.strictEqual(Object.keys(values(TextStatistics.scores("m", "t", items))).length, 11)
+    assert.strictEqual(Object.keys(values(TextStatistics.scores(items, { system: "m", task: "t" }))).length, 11)
   })
 
   it("count over the ids of a tokenizer where one is given, special ones left out", () => {
@@ -170,7 +170,12 @@ describe("scores of texts", () => {
       encode: (text: string, options?: { readonly addSpecialTokens?: boolean }) =>
         Int32Array.from([...(options?.addSpecialTokens === false ? [] : [9]), ...numeric.encode(text)])
     }
-    const scores = TextStatistics.scores("m", "t", [{ id: "a", text: "1 2 1 2 x" }], { tokenizer, orders: [1] })
+    const scores = TextStatistics.scores([{ id: "a", text: "1 2 1 2 x" }], {
+      system: "m",
+      task: "t",
+      tokenizer,
+      orders: [1]
+    })
     assert.deepStrictEqual(values(scores), {
       characters: [9],
       words: [5],
@@ -184,8 +189,11 @@ describe("scores of texts", () => {
 
   it("keep clusters, and need items with ids of their own", () => {
     const clustered = items.map((item) => ({ ...item, cluster: item.id === "a" ? "x" : "y" }))
-    assert.strictEqual(Result.getOrThrow(TextStatistics.scores("m", "t", clustered))[0]!.estimate.clusters, 2)
-    const twice = Result.flip(TextStatistics.scores("m", "t", [items[0]!, items[0]!]))
+    assert.strictEqual(
+      Result.getOrThrow(TextStatistics.scores(clustered, { system: "m", task: "t" }))[0]!.estimate.clusters,
+      2
+    )
+    const twice = Result.flip(TextStatistics.scores([items[0]!, items[0]!], { system: "m", task: "t" }))
     assert.match(Result.getOrThrow(twice).message, /"m: t characters", item "a": the id stands twice/)
   })
 })
