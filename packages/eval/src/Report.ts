@@ -496,11 +496,15 @@ export const digitsFor = (estimates: ReadonlyArray<Estimate>): number => {
   // To one digit where the half width begins with 5 or more, else to two: 0.284 ± 0.028, 0.583 ± 0.007.
   const digits =
     halves.length > 0
-      ? Math.max(Math.ceil(-Math.log10(halves[Math.floor(halves.length / 2)]! / 5)), Math.ceil(-Math.log10(halves[0]!)))
+      ? Math.max(
+          Math.min(9, Math.ceil(-Math.log10(halves[Math.floor(halves.length / 2)]! / 5))),
+          // One very narrow interval does not fill the others' column with digits.
+          Math.min(6, Math.ceil(-Math.log10(halves[0]!)))
+        )
       : sizes.length > 0
         ? 3 - Math.floor(Math.log10(Math.max(...sizes)))
         : 0
-  return Math.min(6, Math.max(0, digits))
+  return Math.min(9, Math.max(0, digits))
 }
 
 /**

@@ -96,6 +96,12 @@ describe("Report in words", () => {
     assert.strictEqual(Report.digitsFor([between(12, 11, 13)]), 1)
     // The narrowest keeps one digit, however wide the others are.
     assert.strictEqual(Report.digitsFor([between(0, -3, 3), between(0, -2, 2), between(0, -0.004, 0.004)]), 3)
+    // But no more than six for its sake.
+    assert.strictEqual(Report.digitsFor([between(0, -0.1, 0.1), between(0, -0.1, 0.1), between(0, -1e-8, 1e-8)]), 6)
+    assert.strictEqual(
+      Report.sentence(between(2e-6, 1.9e-6, 2.1e-6)),
+      "0.00000200 (95 % interval 0.00000190 to 0.00000210; n = 12,345)"
+    )
     assert.strictEqual(Report.digitsFor([alone(12.3456)]), 2)
     assert.strictEqual(Report.digitsFor([]), 0)
   })
