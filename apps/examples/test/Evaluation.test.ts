@@ -217,10 +217,10 @@ describe("two models", () => {
       assert.deepStrictEqual(
         table?.rows.map(([benchmark]) => benchmark),
         [
-          "hellaswag, acc",
-          "hellaswag, acc_norm",
-          ...["pct_stereotype", "likelihood_diff", "entropy"].map((metric) => `crows_pairs_english, ${metric}`),
-          "stories.txt, bits_per_byte"
+          "hellaswag, acc ↑",
+          "hellaswag, acc_norm ↑",
+          ...["pct_stereotype ↓", "likelihood_diff ↓", "entropy ↑"].map((metric) => `crows_pairs_english, ${metric}`),
+          "stories.txt, bits_per_byte ↓"
         ]
       )
       for (const name of ["report.html", "report.md"]) {

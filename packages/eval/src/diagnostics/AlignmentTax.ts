@@ -291,22 +291,12 @@ export const table = ({ after, alpha, before, correction, rows }: AlignmentTax):
   _tag: "Table",
   title: `Alignment tax: ${after} against ${before}`,
   caption:
-    `Differences are ${after} minus ${before}, paired by item, each with its own interval. Verdicts rest on p-values of ` +
-    `sign-flip tests at ${alpha}; correction: ${correction}. The minimum detectable effect holds at the strictest step of it.`,
-  columns: [
-    "Benchmark",
-    "Better is",
-    before,
-    after,
-    "Difference",
-    "Verdict",
-    "p, corrected",
-    "p",
-    "Minimum detectable effect"
-  ],
+    `Differences are ${after} minus ${before}, paired by item, each with its own interval; ↑ higher is better, ↓ lower is ` +
+    `better. Verdicts rest on p-values of sign-flip tests at ${alpha}; correction: ${correction}. The minimum detectable ` +
+    "effect holds at the strictest step of it.",
+  columns: ["Benchmark", before, after, "Difference", "Verdict", "p, corrected", "p", "Minimum detectable effect"],
   rows: rows.map((row) => [
-    `${row.task}, ${row.metric}`,
-    row.higherIsBetter ? "higher" : "lower",
+    `${row.task}, ${row.metric} ${row.higherIsBetter ? "↑" : "↓"}`,
     row.before,
     row.after,
     row.difference,
