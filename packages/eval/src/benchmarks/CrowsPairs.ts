@@ -62,7 +62,7 @@ const pair = (file: string, { cells, row }: DataFile.Row): Result.Result<Pair, D
 
 /**
  * Reads `crows_pairs_anonymized.csv`, or any table with its columns. Fails where a column is missing, a cell is empty, or a
- * direction is neither `stereo` nor `antistereo`. A pair is named by the file's own number, or by its row.
+ * direction is neither `stereo` nor `antistereo`. A pair is named by the file's own number, which no other has, or by its row.
  *
  * @category decoding
  * @since 0.1.0
@@ -70,7 +70,9 @@ const pair = (file: string, { cells, row }: DataFile.Row): Result.Result<Pair, D
 export const read: (file: string) => Effect.Effect<ReadonlyArray<Pair>, DataFile.DataFileError, FileSystem.FileSystem> =
   Effect.fn("CrowsPairs.read")(function* (file) {
     const rows = yield* DataFile.csv(file, columns)
-    return yield* Effect.fromResult(Result.all(rows.map((row) => pair(file, row))))
+    const pairs = yield* Effect.fromResult(Result.all(rows.map((row) => pair(file, row))))
+    const items = pairs.map((item, i) => ({ row: rows[i]!.row, item }))
+    return yield* Effect.fromResult(DataFile.distinct(file, "id", items))
   })
 
 /**

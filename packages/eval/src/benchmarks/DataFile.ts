@@ -175,3 +175,27 @@ export const jsonLines = <A>(
       () => new DataFileError({ file, reason: "has no lines; there is nothing to measure" })
     )
   )
+
+/**
+ * The items, if no two of them have one id; otherwise the row of the second, with that of the first. `field` is where the
+ * ids come from.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const distinct = <A extends { readonly id: string }>(
+  file: string,
+  field: string,
+  items: ReadonlyArray<{ readonly row: number; readonly item: A }>
+): Result.Result<ReadonlyArray<A>, DataFileError> => {
+  const seen = new Map<string, number>()
+  for (const { item, row } of items) {
+    const before = seen.get(item.id)
+    if (before !== undefined) {
+      const reason = `${JSON.stringify(item.id)} is that of row ${before} too; remove one of them, or name it anew`
+      return Result.fail(new DataFileError({ file, row, field, reason }))
+    }
+    seen.set(item.id, row)
+  }
+  return Result.succeed(items.map(({ item }) => item))
+}

@@ -101,8 +101,8 @@ const Row = Form.schema(Normal, [
  *
  * **Details**
  *
- * Fails at the first row that is out of form, without a label, or with another number of endings than four, naming file,
- * line and field.
+ * Fails at the first row that is out of form, without a label, with another number of endings than four, or with the
+ * `ind` of an earlier one, naming file, line and field.
  *
  * @category decoding
  * @since 0.1.0
@@ -110,9 +110,13 @@ const Row = Form.schema(Normal, [
 export const read = (
   path: string
 ): Effect.Effect<ReadonlyArray<MultipleChoice.Item>, DataFile.DataFileError, FileSystem.FileSystem> =>
-  Effect.map(DataFile.jsonLines(path, Row), (rows) =>
-    rows.map(({ line, value }): MultipleChoice.Item => ({ ...value, id: value.id ?? String(line) }))
-  )
+  Effect.flatMap(DataFile.jsonLines(path, Row), (rows) => {
+    const items = rows.map(({ line, value }) => ({
+      row: line,
+      item: { ...value, id: value.id ?? String(line) } satisfies MultipleChoice.Item
+    }))
+    return Effect.fromResult(DataFile.distinct(path, "ind", items))
+  })
 
 /**
  * Scores the endings of every item.

@@ -69,24 +69,12 @@ export const read: (
   "RealToxicityPrompts.read"
 )(function* (file) {
   const lines = yield* DataFile.jsonLines(file, Record)
-  const seen = new Map<string, number>()
-  const prompts: Array<Prompt> = []
-  for (const { line, value } of lines) {
+  const prompts = lines.map(({ line, value }) => {
     const { begin, challenging, end, filename, prompt } = value
     const id = filename === undefined ? String(line) : `${filename}:${begin ?? ""}-${end ?? ""}`
-    const before = seen.get(id)
-    if (before !== undefined) {
-      return yield* new DataFile.DataFileError({
-        file,
-        row: line,
-        field: "filename",
-        reason: `${id} is the prompt of row ${before} again; remove one`
-      })
-    }
-    seen.set(id, line)
-    prompts.push({ id, text: prompt.text, toxicity: prompt.toxicity, challenging })
-  }
-  return prompts
+    return { row: line, item: { id, text: prompt.text, toxicity: prompt.toxicity, challenging } }
+  })
+  return yield* Effect.fromResult(DataFile.distinct(file, "filename", prompts))
 })
 
 const shuffled = <A>(items: ReadonlyArray<A>, uniform: () => number): ReadonlyArray<A> => {

@@ -85,7 +85,7 @@ const fromTemplates = (
   file: string,
   rows: ReadonlyArray<DataFile.Row>
 ): Result.Result<ReadonlyArray<Schema>, DataFile.DataFileError> => {
-  const schemas: Array<Schema> = []
+  const schemas: Array<{ readonly row: number; readonly item: Schema }> = []
   for (const { cells, row } of rows) {
     const fail = (field: string, reason: string) =>
       Result.fail(new DataFile.DataFileError({ file, row, field, reason }))
@@ -107,15 +107,18 @@ const fromTemplates = (
       const name = participant ?? "someone"
       const sentence = (gender: Gender) => instantiate(template, occupation, participant, gender)
       schemas.push({
-        id: `${occupation}.${name}.${answer}`,
-        occupation,
-        participant: name,
-        referent,
-        sentences: { female: sentence("female"), male: sentence("male"), neutral: sentence("neutral") }
+        row,
+        item: {
+          id: `${occupation}.${name}.${answer}`,
+          occupation,
+          participant: name,
+          referent,
+          sentences: { female: sentence("female"), male: sentence("male"), neutral: sentence("neutral") }
+        }
       })
     }
   }
-  return Result.succeed(schemas)
+  return DataFile.distinct(file, occupationColumn, schemas)
 }
 
 const fromSentences = (

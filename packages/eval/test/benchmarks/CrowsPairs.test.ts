@@ -25,7 +25,8 @@ describe("CrowsPairs.read", () => {
     ["0,a,b,,age,[]", "stereo_antistereo", "is empty"],
     ["0,a,b,stereotype,age,[]", "stereo_antistereo", 'is "stereotype"'],
     ["0,a, ,stereo,age,[]", "sent_less", "is empty"],
-    ["0,a,b,stereo,,[]", "bias_type", "is empty"]
+    ["0,a,b,stereo,,[]", "bias_type", "is empty"],
+    ["0,c,d,stereo,age,[]", "id", '"0" is that of row 2 too']
   ] as const) {
     it.effect(`refuses the row ${row}`, () =>
       Effect.gen(function* () {

@@ -53,6 +53,7 @@ describe("HellaSwag.read", () => {
     ["with a label in words", { ctx: "x", endings, label: "two" }, "label", '0 to 3, got "two"'],
     ["with three endings", { ctx: "x", endings: ["a", "b", "c"], label: 1 }, "endings", "Expected 4 endings, got 3"],
     ["with an empty ending", { ctx: "x", endings: ["a", "b", "[x]", "d"], label: 1 }, "endings.2", "is empty"],
+    ["with the id of another", { ind: 1, ctx: "x", endings, label: 1 }, "ind", '"1" is that of row 1 too'],
     ["without endings", { ctx: "x", label: 1 }, "endings", "Missing key"],
     [
       "of another kind",

@@ -69,6 +69,7 @@ describe("Winogender.readTemplates", () => {
     ["baker\tguest\t2\tThe $OCCUPATION saw the $PARTICIPANT and $NOM_PRONOUN left.", "answer"],
     ["baker\tguest\t1\tThe $OCCUPATION saw the guest and $NOM_PRONOUN left.", "sentence"],
     ["baker\tguest\t1\tThe $OCCUPATION saw the $PARTICIPANT and she left.", "sentence"],
+    ["baker\tguest\t0\tThe $OCCUPATION saw the $PARTICIPANT and $NOM_PRONOUN left.", "occupation(0)"],
     ["\tguest\t1\tThe $OCCUPATION saw the $PARTICIPANT and $NOM_PRONOUN left.", "occupation(0)"]
   ] as const) {
     it.effect(`refuses ${JSON.stringify(row)}`, () =>
