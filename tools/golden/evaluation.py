@@ -10,7 +10,7 @@ tinystories/valid.txt. The output holds numbers and hashes only:
   truthfulqa: { prompt: sha256 of the first question's, unsplit: answers that needed a split of their own, logprobs: [questions][mc2 choices], mc1, mc2 },
   perplexity: { documents: [{ stories: [first, end), logprob, given, tokens, words, bytes }],
                 word_perplexity, byte_perplexity, bits_per_byte } }
-Log-probs are sums over tokens in nats; `given` is the one of a document whose beginning-of-text token is not predicted.
+Log-probs are sums over tokens in nats, computed in float64, so that none of their digits is the rounding of another program; `given` is the one of a document whose beginning-of-text token is not predicted.
 The model's length is set one below its context, so that prompt and continuation fit the context together.
 """
 import hashlib
@@ -28,7 +28,7 @@ from lm_eval.models.huggingface import HFLM
 
 folder, out = sys.argv[1:]
 torch.set_num_threads(2)
-lm = HFLM(pretrained=f"{folder}/tinystories-656K", device="cpu", dtype="float32", batch_size=32, max_length=511)
+lm = HFLM(pretrained=f"{folder}/tinystories-656K", device="cpu", dtype="float64", batch_size=32, max_length=511)
 
 
 unsplit = 0  # continuations that the harness's split leaves without tokens
@@ -44,7 +44,7 @@ def sha256(data):
 
 
 def number(value):
-    return float(f"{value:.9g}")
+    return float(f"{value:.10g}")
 
 
 def pair(context, continuation):

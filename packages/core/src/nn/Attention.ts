@@ -238,34 +238,84 @@ export const causal = (
   }
 }
 
+// What a hidden score is raised to, below the largest of its row. ONNX Runtime's exponentials take five times as long where
+// results are denormal or underflow, and products with denormals twenty times; e^-80 still rounds away in any sum.
+const floor = -80
+
 /**
- * Blocks of queries, each of which sees a sequence of keys up to its own position, for tokens `M` that stand in no order
- * and that sequences may share.
+ * Prompts, each with several completions, of tokens `M` that stand in any order: a prompt's keys and values serve all of
+ * its completions, and a completion sees its prompt and itself.
  *
  * **Details**
  *
- * `queries` `[K, Q]` and `keys` `[K, T]` are rows of `q`, `k` and `v`; the keys of a block stand at positions `0 .. T - 1`
- * of its sequence. `positions` `[M]` are those of the tokens, and `places` `[M]` where in the flattened queries the result
- * of each token is read. Padding of both on the right may be any row. All are `int64`.
+ * `prompts` `[K, P]` and `completions` `[K, C, N]` are rows of `q`, `k` and `v`, padded on the right: prompts with their
+ * last row, completions with any. `lengths` `[K]` are those of the prompts. `places` `[M]` says where in the flattened
+ * prompts followed by the flattened completions each token stands. All are `int64`.
+ *
+ * A completion's weights over its prompt and over itself are exponentials above the same score, and divided by their sum at
+ * the end. The part over the prompt needs no mask: its padding repeats the last key, whose weight is taken off the sum as
+ * often, and has no values.
+ *
+ * For inference: no derivative is stated.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const blocks = (
+export const forked = (
   g: Graph,
-  { headDim, kvHeads }: HeadSizes,
-  layout: Readonly<Record<"positions" | "queries" | "keys" | "places", Value>>
+  { headDim, heads, kvHeads }: HeadSizes,
+  layout: Readonly<Record<"prompts" | "lengths" | "completions" | "places", Value>>
 ): Attend => {
-  const { keys, places, positions, queries } = layout
-  const [count, size] = queries.shape as readonly [Dim, Dim]
-  const span = keys.shape[1]!
-  const flat = { queries: Op.Reshape(g, queries, ["K*Q"]), keys: Op.Reshape(g, keys, ["K*T"]) }
-  const at = Op.Reshape(g, Op.Gather(g, positions, flat.queries), [count, 1, 1, size, 1])
-  const seen = Op.LessOrEqual(g, Op.Reshape(g, Op.Range(g, span), [1, 1, 1, 1, span]), at)
-  const bias = Op.Where(g, seen, GraphOf.scalar(g, 0), GraphOf.scalar(g, hidden))
+  const { completions, lengths, places, prompts } = layout
+  const [K, P] = prompts.shape as readonly [Dim, Dim]
+  const [, C, N] = completions.shape as readonly [Dim, Dim, Dim]
+  const groups = heads / kvHeads
+  const alpha = 1 / Math.sqrt(headDim)
+  const lowest = GraphOf.scalar(g, floor)
+  const one = GraphOf.scalar(g, 1)
+  const flat = { prompts: Op.Reshape(g, prompts, ["K*P"]), completions: Op.Reshape(g, completions, ["K*C*N"]) }
+  const inside = Op.Less(g, Op.Reshape(g, Op.Range(g, P), [1, P]), Op.Reshape(g, lengths, [K, 1]))
+  const kept = Op.Reshape(g, Op.Where(g, inside, one, GraphOf.scalar(g, 0)), [K, 1, P, 1])
+  const length = GraphOf.dim(g, P)
+  const repeats = Op.Reshape(g, Op.Cast(g, Op.Sub(g, length, lengths), "float32"), [K, 1, 1, 1])
+  const beforeLast = Op.Sub(g, length, GraphOf.ints(g, [1]))
+  const bias = { prompts: causalBias(g, P), completions: causalBias(g, N) }
+  const stacked = (x: Value, time: Dim) =>
+    Op.Reshape(g, splitHeads(g, x, K, time, kvHeads, headDim), [K, kvHeads, `${groups}*${time}`, headDim])
+  const joined = (x: Value, time: Dim, rows: Dim) =>
+    joinHeads(g, Op.Reshape(g, x, [K, kvHeads, groups, time, headDim]), rows)
+  const largest = (x: Value) => Op.ReduceMax(g, x, [-1])
+
   return (_layer, q, k, v) => {
-    const of = (x: Value) => splitKeys(g, Op.Gather(g, x, flat.keys), count, span, kvHeads, headDim)
-    const asked = splitHeads(g, scaled(g, Op.Gather(g, q, flat.queries), headDim), count, size, kvHeads, headDim)
-    return Op.Gather(g, joinHeads(g, attention(g, asked, of(k), of(v), bias), "K*Q"), places)
+    const ofPrompts = (x: Value) => splitKeys(g, Op.Gather(g, x, flat.prompts), K, P, kvHeads, headDim)
+    const promptKeys = ofPrompts(k)
+    const promptValues = ofPrompts(v)
+    const asked = stacked(Op.Gather(g, q, flat.prompts), P)
+    const scores = Op.FusedMatMul(g, asked, promptKeys, { transB: true, alpha })
+    const seen = Op.Add(g, Op.Reshape(g, scores, [K, kvHeads, groups, P, P]), bias.prompts)
+    const weights = Op.Softmax(g, Op.Max(g, seen, Op.Add(g, largest(seen), lowest)))
+    const own = Op.MatMul(g, Op.Reshape(g, weights, scores.shape), promptValues)
+
+    // [K * KV, G, C, N, Dh] against [K * KV, 1, C, N, Dh]: query heads of a group share the keys of a completion.
+    const ofCompletions = (x: Value) => {
+      const rows = Op.Reshape(g, Op.Gather(g, x, flat.completions), [K, C, N, kvHeads, headDim])
+      return Op.Reshape(g, Op.Transpose(g, rows, [0, 3, 1, 2, 4]), ["K*KV", 1, C, N, headDim])
+    }
+    const apart = (x: Value) => Op.Reshape(g, x, ["K*KV", groups, C, N, x.shape[3]!])
+    const queries = stacked(Op.Gather(g, q, flat.completions), "C*N")
+    const far = Op.FusedMatMul(g, queries, promptKeys, { transB: true, alpha })
+    const scored = Op.FusedMatMul(g, apart(queries), ofCompletions(k), { transB: true, alpha })
+    const near = Op.Add(g, scored, bias.completions)
+    const most = Op.Max(g, apart(largest(far)), largest(near))
+    const farWeights = Op.Exp(g, Op.Sub(g, far, Op.Reshape(g, most, [K, kvHeads, far.shape[2]!, 1])))
+    const nearWeights = Op.Exp(g, Op.Max(g, Op.Sub(g, near, most), lowest))
+    const last = Op.Slice(g, farWeights, beforeLast, length, 3, 1)
+    const farSum = Op.Sub(g, Op.ReduceSum(g, farWeights, [-1]), Op.Mul(g, last, repeats))
+    const sum = Op.Add(g, apart(farSum), Op.ReduceSum(g, nearWeights, [-1]))
+    const fromPrompt = Op.MatMul(g, farWeights, Op.Mul(g, promptValues, kept))
+    const summed = Op.Add(g, apart(fromPrompt), Op.MatMul(g, nearWeights, ofCompletions(v)))
+
+    const rows = [joined(own, P, "K*P"), joined(Op.Div(g, summed, sum), "C*N", "K*C*N")]
+    return Op.Gather(g, Op.Concat(g, rows, 0, "K*P+K*C*N"), places)
   }
 }

@@ -43,11 +43,10 @@ export interface OrtPolicy extends PolicyShape {
  *
  * **Details**
  *
- * `tokens` `[M]` at `positions` `[M]` are those of all prompts and completions. Only attention sees sequences: `queries`
- * `[K, Q]` are blocks of tokens of one sequence each, by their places in `tokens`, and `keys` `[K, T]` is the sequence from
- * position 0 on, both padded on the right with any place. `places` `[M]` says where in the flattened queries each token
- * stands. `rows` `[N]` are the tokens that predict `targets` `[N]`; result `logprobs` `[N]`. Only those rows reach the
- * language-model head.
+ * `tokens` `[M]` at `positions` `[M]` are those of all prompts and completions. Only attention sees sequences:
+ * {@link Attention.forked} says what `prompts` `[K, P]`, `lengths` `[K]`, `completions` `[K, C, N]` and `places` `[M]` are.
+ * `rows` `[R]` are the tokens that predict `targets` `[R]`; result `logprobs` `[R]`. Only those rows reach the language-model
+ * head.
  *
  * @category constructors
  * @since 0.1.0
@@ -57,132 +56,166 @@ export const scoring = (decoder: Decoder): Graph.Graph => {
   for (const { name, shape } of decoder.parameters) Graph.input(g, name, "float32", shape)
   const tokens = Graph.input(g, "tokens", "int64", ["M"])
   const positions = Graph.input(g, "positions", "int64", ["M"])
-  const queries = Graph.input(g, "queries", "int64", ["K", "Q"])
-  const keys = Graph.input(g, "keys", "int64", ["K", "T"])
+  const prompts = Graph.input(g, "prompts", "int64", ["K", "P"])
+  const lengths = Graph.input(g, "lengths", "int64", ["K"])
+  const completions = Graph.input(g, "completions", "int64", ["K", "C", "N"])
   const places = Graph.input(g, "places", "int64", ["M"])
-  const rows = Graph.input(g, "rows", "int64", ["N"])
-  const targets = Graph.input(g, "targets", "int64", ["N"])
+  const rows = Graph.input(g, "rows", "int64", ["R"])
+  const targets = Graph.input(g, "targets", "int64", ["R"])
   const weights = (name: string) => Graph.value(g, name)
-  const attend = Attention.blocks(g, decoder, { positions, queries, keys, places })
+  const attend = Attention.forked(g, decoder, { prompts, lengths, completions, places })
   const hidden = decoder.forward(g, weights, tokens, positions, attend)
   const scored = Heads.tokenLogprobs(g, takeRows(g, hidden, rows), weights(decoder.headWeight), targets)
   Graph.output(g, "logprobs", scored)
   return Graph.prune(g)
 }
 
-// Limits of one scoring run: memory for activations and for the logits of the scored positions.
-const tokensPerBatch = 8192
+// Padded tokens of one scoring run. On a CPU activations should fit the caches, elsewhere large products are the fast ones.
+const tokensPerBatch = (provider: Device.Provider): number => (provider === "cpu" ? 2048 : 8192)
+// A limit of the memory for the logits of the scored positions.
 const logitsPerBatch = 2 ** 25
 
-// Runs of continuations with the same prompt.
-const byPrompt = (scored: ReadonlyArray<Row.Scored>): ReadonlyArray<ReadonlyArray<Row.Scored>> => {
+// How much a batch may hold.
+interface Room {
+  readonly tokens: number
+  readonly logits: number
+}
+
+// A prompt and completions of it, the longest first.
+interface Fork {
+  readonly prompt: Int32Array
+  readonly completions: ReadonlyArray<Row.Scored>
+}
+
+// Tokens of a completion that are read: what its last one predicts is not asked for.
+const read = ({ completion }: Row.Scored): number => completion.length - 1
+
+// Neighbouring continuations of one prompt, as forks of no more completions than a batch holds.
+const forks = (scored: ReadonlyArray<Row.Scored>, room: Room): ReadonlyArray<Fork> => {
   const groups: Array<Array<Row.Scored>> = []
   for (const item of scored) {
     const group = groups.at(-1)
     if (group !== undefined && Row.samePrompt(group[0]!, item)) group.push(item)
     else groups.push([item])
   }
-  return groups
+  return groups.flatMap((group) => {
+    const completions = group.toSorted((a, b) => read(b) - read(a))
+    const { completion, tokens } = completions[0]!
+    const prompt = tokens.subarray(0, tokens.length - completion.length)
+    const most = Math.max(1, Math.floor((room.tokens - prompt.length) / Math.max(1, read(completions[0]!))))
+    return Array.from({ length: Math.ceil(completions.length / most) }, (_, i) => ({
+      prompt,
+      completions: completions.slice(i * most, (i + 1) * most)
+    }))
+  })
 }
 
-const promptLength = ({ completion, tokens }: Row.Scored): number => tokens.length - completion.length
+interface Size {
+  /** Longest prompt. */
+  readonly P: number
+  /** Most completions of a prompt. */
+  readonly C: number
+  /** Most tokens that are read of a completion; at least one, as no dimension may be empty. */
+  readonly N: number
+}
 
-// What the last token predicts is not asked for.
-const read = ({ tokens }: Row.Scored): number => tokens.length - 1
+const sizeOf = ({ completions, prompt }: Fork): Size => ({
+  P: prompt.length,
+  C: completions.length,
+  N: Math.max(1, read(completions[0]!))
+})
 
-// Batches of sequences of similar length within the limits. Those of one prompt stay together where a batch holds them.
-const batches = (scored: ReadonlyArray<Row.Scored>, vocabSize: number): ReadonlyArray<ReadonlyArray<Row.Scored>> => {
-  const groups = byPrompt(scored).map((group) => group.toSorted((a, b) => read(b) - read(a)))
-  const result: Array<Array<Row.Scored>> = []
-  let width = 0
+const larger = (a: Size, b: Size): Size => ({ P: Math.max(a.P, b.P), C: Math.max(a.C, b.C), N: Math.max(a.N, b.N) })
+
+const paddedTokens = ({ C, N, P }: Size): number => P + C * N
+
+interface Sized {
+  readonly fork: Fork
+  readonly size: Size
+}
+
+// Forks in an order in which neighbours are of similar size in each respect: as many completions, then strips of similar
+// completions, and in each strip by the prompt. There are about as many strips as batches in a strip.
+const inOrder = (sized: ReadonlyArray<Sized>, room: Room): ReadonlyArray<Sized> => {
+  const total = sized.reduce((sum, { size }) => sum + paddedTokens(size), 0)
+  const strips = Math.max(1, Math.round(Math.sqrt(total / room.tokens)))
+  const sorted = sized.toSorted(({ size: a }, { size: b }) => b.C - a.C || b.N - a.N)
+  const width = Math.ceil(sorted.length / strips)
+  return Array.from({ length: strips }, (_, i) =>
+    sorted.slice(i * width, (i + 1) * width).toSorted(({ size: a }, { size: b }) => b.C - a.C || b.P - a.P)
+  ).flat()
+}
+
+// Batches of forks of similar size within the limits.
+const batches = (
+  scored: ReadonlyArray<Row.Scored>,
+  vocabSize: number,
+  room: Room
+): ReadonlyArray<ReadonlyArray<Fork>> => {
+  const sized = forks(scored, room).map((fork) => ({ fork, size: sizeOf(fork) }))
+  const result: Array<Array<Fork>> = []
+  let size: Size = { P: 0, C: 0, N: 0 }
   let targets = 0
-  for (const item of groups.toSorted((a, b) => read(b[0]!) - read(a[0]!)).flat()) {
+  for (const { fork, size: own } of inOrder(sized, room)) {
     const current = result.at(-1)
+    const asked = fork.completions.reduce((sum, { completion }) => sum + completion.length, 0)
+    const together = larger(size, own)
     const fits =
       current !== undefined &&
-      (current.length + 1) * width <= tokensPerBatch &&
-      (targets + item.completion.length) * vocabSize <= logitsPerBatch
+      (current.length + 1) * paddedTokens(together) <= room.tokens &&
+      (targets + asked) * vocabSize <= room.logits
     if (fits) {
-      current.push(item)
-      targets += item.completion.length
+      current.push(fork)
+      size = together
+      targets += asked
     } else {
-      result.push([item])
-      width = read(item)
-      targets = item.completion.length
+      result.push([fork])
+      size = own
+      targets = asked
     }
   }
   return result
 }
 
-// Tokens of one sequence that stand next to each other, each of which is computed here.
-interface Segment {
-  /** Places in `tokens` of the whole sequence up to the segment's end. */
-  readonly sequence: ReadonlyArray<number>
-  /** Where the segment begins in the sequence. */
-  readonly start: number
-}
-
-/**
- * How many queries a block should have: the more, the fewer keys are copied for it; the fewer, the less padding. Work is
- * counted in multiplications and copies of numbers, for each key.
- */
-const blockSize = (segments: ReadonlyArray<Segment>, { headDim, heads, kvHeads }: Decoder): number => {
-  const lengths = segments.map(({ sequence, start }) => sequence.length - start)
-  const longest = lengths.reduce((most, length) => Math.max(most, length), 1)
-  let best = { size: longest, work: Number.POSITIVE_INFINITY }
-  for (let parts = 1; parts <= longest; parts *= 2) {
-    const size = Math.ceil(longest / parts)
-    const blocks = lengths.reduce((sum, length) => sum + Math.ceil(length / size), 0)
-    const work = blocks * (size * heads * (headDim + 8) + 2 * 8 * kvHeads * headDim)
-    if (work < best.work) best = { size, work }
-  }
-  return best.size
-}
-
 // The inputs of the scoring graph for a batch.
-const layout = (batch: ReadonlyArray<Row.Scored>, decoder: Decoder) => {
+const layout = (batch: ReadonlyArray<Fork>) => {
+  const { C, N, P } = batch.map(sizeOf).reduce(larger)
+  const K = batch.length
+  const prompts = new BigInt64Array(K * P)
+  const completions = new BigInt64Array(K * C * N)
   const tokens: Array<number> = []
   const positions: Array<number> = []
+  const places: Array<number> = []
   const rows: Array<number> = []
   const targets: Array<number> = []
-  const segments: Array<Segment> = []
-  const add = (token: number, position: number) => {
+  // Adds a token whose keys stand at `slot` of `table`; the tables follow each other in what attention returns.
+  const add = (token: number, position: number, table: BigInt64Array, slot: number) => {
+    const row = tokens.push(token) - 1
     positions.push(position)
-    return tokens.push(token) - 1
+    places.push(table === prompts ? slot : K * P + slot)
+    table[slot] = BigInt(row)
+    return row
   }
-  for (const group of byPrompt(batch)) {
-    const prompt = Array.from(group[0]!.tokens.subarray(0, promptLength(group[0]!)), add)
-    segments.push({ sequence: prompt, start: 0 })
-    for (const { completion } of group) {
-      // What its last token predicts is not asked for.
-      const read = Array.from({ length: completion.length - 1 }, (_, t) => add(completion[t]!, prompt.length + t))
-      if (read.length > 0) segments.push({ sequence: [...prompt, ...read], start: prompt.length })
-      rows.push(prompt.at(-1)!, ...read)
-      for (let t = 0; t < completion.length; t++) targets.push(completion[t]!)
-    }
-  }
-  const Q = blockSize(segments, decoder)
-  const T = segments.reduce((most, { sequence }) => Math.max(most, sequence.length), 0)
-  const K = segments.reduce((sum, { sequence, start }) => sum + Math.ceil((sequence.length - start) / Q), 0)
-  const queries = new BigInt64Array(K * Q)
-  const keys = new BigInt64Array(K * T)
-  const places = new BigInt64Array(tokens.length)
-  let k = 0
-  for (const { sequence, start } of segments) {
-    for (let first = start; first < sequence.length; first += Q, k++) {
-      for (let t = first; t < Math.min(first + Q, sequence.length); t++) {
-        const slot = k * Q + t - first
-        queries[slot] = BigInt(sequence[t]!)
-        places[sequence[t]!] = BigInt(slot)
+  for (const [k, fork] of batch.entries()) {
+    let last = 0
+    for (const [t, token] of fork.prompt.entries()) last = add(token, t, prompts, k * P + t)
+    prompts.fill(BigInt(last), k * P + fork.prompt.length, (k + 1) * P)
+    for (const [c, item] of fork.completions.entries()) {
+      let row = last
+      for (let t = 0; t < item.completion.length; t++) {
+        rows.push(row)
+        targets.push(item.completion[t]!)
+        if (t === read(item)) break
+        row = add(item.completion[t]!, fork.prompt.length + t, completions, (k * C + c) * N + t)
       }
-      for (const [t, token] of sequence.entries()) keys[k * T + t] = BigInt(token)
     }
   }
   return {
     tokens: Tensor.int64(tokens),
     positions: Tensor.int64(positions),
-    queries: Tensor.int64(queries, [K, Q]),
-    keys: Tensor.int64(keys, [K, T]),
+    prompts: Tensor.int64(prompts, [K, P]),
+    lengths: Tensor.int64(batch.map(({ prompt }) => prompt.length)),
+    completions: Tensor.int64(completions, [K, C, N]),
     places: Tensor.int64(places),
     rows: Tensor.int64(rows),
     targets: Tensor.int64(targets)
@@ -235,9 +268,10 @@ export const make: (
 
     const scorer = yield* device.compile(Model.encode(scoring(decoder)), { name: `${name}: scoring` })
 
-    const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Row.Scored>) {
+    const room = { tokens: tokensPerBatch(device.provider), logits: logitsPerBatch }
+    const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Fork>) {
       const outputs = yield* Effect.flatMap(parameters, (weights) =>
-        scorer.run({ ...Object.fromEntries(weights), ...layout(batch, decoder) })
+        scorer.run({ ...Object.fromEntries(weights), ...layout(batch) })
       ).pipe(Effect.mapError((error) => failure("logprobs", error.message, error)))
       return Device.tensor(outputs, "logprobs", "float32").data
     })
@@ -246,14 +280,19 @@ export const make: (
       const limits = { name, tokenizer, vocabSize, contextLength }
       const scored = yield* Effect.fromResult(Row.readContinuations(limits, continuations))
       const results = continuations.map(() => new Float32Array(0))
-      for (const batch of batches(scored, vocabSize)) {
-        const scores = yield* score(batch)
-        let at = 0
-        for (const { completion, index } of batch) {
-          results[index] = scores.slice(at, at + completion.length)
-          at += completion.length
-        }
-      }
+      // The next batch waits at the device while one is computed, so that the device never waits for a batch.
+      yield* Effect.forEach(
+        batches(scored, vocabSize, room),
+        Effect.fnUntraced(function* (batch) {
+          const scores = yield* score(batch)
+          let at = 0
+          for (const { completion, index } of batch.flatMap((fork) => fork.completions)) {
+            results[index] = scores.slice(at, at + completion.length)
+            at += completion.length
+          }
+        }),
+        { concurrency: 2, discard: true }
+      )
       return results
     })
 

@@ -131,19 +131,26 @@ export const score: (
 
   const encode = Loglikelihood.encoder(policy)
   const encoded: Array<ReadonlyArray<Loglikelihood.Encoded>> = []
-  for (const [i, { choices, context, delimiter = " ", id }] of items.entries()) {
-    // Encoding a large file takes seconds, in which others want their turn.
-    if (i % 32 === 31) yield* Effect.yieldNow
-    const continuations: Array<Loglikelihood.Encoded> = []
-    for (const [c, choice] of choices.entries()) {
-      const one = encode({ context, continuation: delimiter + choice })
-      if (Result.isFailure(one)) return yield* fail(`choice ${c} cannot be scored: ${one.failure}`, id)
-      continuations.push(one.success)
-    }
-    encoded.push(continuations)
+  const read = ({ choices, context, delimiter = " ", id }: Item) =>
+    Result.all(
+      choices.map((choice, c) =>
+        Result.mapError(encode({ context, continuation: delimiter + choice }), (reason) =>
+          fail(`choice ${c} cannot be scored: ${reason}`, id)
+        )
+      )
+    )
+  // A token is a byte or more: of short choices it is known that they fit, of others before anything is scored.
+  const room = policy.contextLength - 1
+  for (const item of items) {
+    const { choices, delimiter = " " } = item
+    if (choices.some((choice) => bytes.encode(delimiter + choice).length > room)) yield* Effect.fromResult(read(item))
   }
-
-  const scored = yield* Loglikelihood.logprobs(policy, encoded, { label: task })
+  const scored = yield* Loglikelihood.logprobs(
+    policy,
+    items.length,
+    (i) => Result.map(read(items[i]!), (continuations) => (encoded[i] = continuations)),
+    { label: task }
+  )
   const answers: Array<Answer> = []
   for (const [i, item] of items.entries()) {
     const { choices, cluster, id } = item

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import type { ModelError, Policy } from "@attune/core"
-import { Effect, type FileSystem, Schema } from "effect"
+import { Effect, type FileSystem, Result, Schema } from "effect"
 import * as Estimate from "../Estimate.ts"
 import type * as Score from "../Score.ts"
 import * as Loglikelihood from "../text/Loglikelihood.ts"
@@ -170,7 +170,9 @@ export const score: (
       if (tokens.length === 0) return yield* fail("has no tokens", id)
       groups.push(windows(tokens, prefix, policy.contextLength))
     }
-    const logprobs = yield* Loglikelihood.logprobs(policy, groups, { label: task })
+    const logprobs = yield* Loglikelihood.logprobs(policy, groups.length, (i) => Result.succeed(groups[i]!), {
+      label: task
+    })
     const results: Array<Scored> = []
     for (const [i, { id, text }] of documents.entries()) {
       let logprob = 0

@@ -148,48 +148,56 @@ const sharedLength = (a: Int32Array, b: Int32Array): number => {
   return t < 0 ? a.length : t
 }
 
-// Tokens scored between two signs of progress. The policy cuts them into batches of its own.
-const tokensPerCall = 2 ** 15
+// Tokens that are read, and then scored, at a time. The policy cuts them into batches of its own.
+const tokensPerWindow = 2 ** 15
 
 /**
- * Log-probs `[T]`, in nats, of the tokens of every completion, in the order of the groups. A group is scored in one call
- * of the policy, so continuations of one prompt belong in one group.
+ * Log-probs `[T]`, in nats, of the tokens of every completion, in the order of the groups. `group` reads one of `count`
+ * groups, each once and in order. A group is scored in one call of the policy, so continuations of one prompt belong in one
+ * group.
  *
  * **Details**
  *
- * Groups are taken in the order of their longest sequence, so that batches are padded little, and some ten thousand
- * tokens at a time: progress is shown under `label`, and an interruption takes effect, in between.
+ * Groups are read while the ones before them are scored, some ten thousand tokens at a time: progress is shown under
+ * `label`, and an interruption takes effect, in between. A group that cannot be read fails when its turn comes.
  *
  * @category running
  * @since 0.1.0
  */
-export const logprobs: (
+export const logprobs: <E>(
   policy: Pick<Policy.PolicyShape, "logprobs">,
-  groups: ReadonlyArray<ReadonlyArray<Policy.Continuation>>,
+  count: number,
+  group: (i: number) => Result.Result<ReadonlyArray<Policy.Continuation>, E>,
   options: { readonly label: string }
-) => Effect.Effect<ReadonlyArray<ReadonlyArray<Float32Array>>, ModelError.ModelError> = Effect.fn(
+) => Effect.Effect<ReadonlyArray<ReadonlyArray<Float32Array>>, E | ModelError.ModelError> = Effect.fn(
   "Loglikelihood.logprobs"
-)(function* (policy, groups, { label }) {
-  const lengths = groups.map((group) => group.map(({ completion, prompt }) => prompt.length + completion.length))
-  const longest = lengths.map((group) => group.reduce((most, length) => Math.max(most, length), 0))
-  const order = groups.map((_, i) => i).sort((a, b) => longest[b]! - longest[a]!)
-  const results: Array<ReadonlyArray<Float32Array>> = groups.map(() => [])
-  const task = yield* Progress.start({ label, total: groups.length })
-  let done = 0
-  while (done < order.length) {
-    let end = done
-    for (let tokens = 0; end < order.length && tokens < tokensPerCall; end++) {
-      for (const length of lengths[order[end]!]!) tokens += length
+)(function* (policy, count, group, { label }) {
+  const results: Array<ReadonlyArray<Float32Array>> = []
+  const task = yield* Progress.start({ label, total: count })
+  let next = 0
+  const read = Effect.gen(function* () {
+    const window: Array<ReadonlyArray<Policy.Continuation>> = []
+    for (let tokens = 0; next < count && tokens < tokensPerWindow; next++) {
+      // Encoding takes its time, in which others want their turn: first of all the one who feeds the device.
+      if (next % 4 === 3) yield* Effect.yieldNow
+      const continuations = yield* Effect.fromResult(group(next))
+      // A prompt is computed once for its continuations.
+      tokens += continuations[0]?.prompt.length ?? 0
+      for (const { completion } of continuations) tokens += completion.length
+      window.push(continuations)
     }
-    const taken = order.slice(done, end)
-    const scored = yield* policy.logprobs(taken.flatMap((i) => groups[i]!))
+    return window
+  })
+  for (let window = yield* read; window.length > 0; ) {
+    const current = window
+    const [scored, following] = yield* Effect.all([policy.logprobs(current.flat()), read], { concurrency: 2 })
     let at = 0
-    for (const i of taken) {
-      results[i] = scored.slice(at, at + groups[i]!.length)
-      at += groups[i]!.length
+    for (const { length } of current) {
+      results.push(scored.slice(at, at + length))
+      at += length
     }
-    done = end
-    yield* task.update(done)
+    yield* task.update(results.length)
+    window = following
   }
   return results
 }, Effect.scoped)

@@ -1,6 +1,6 @@
-import { Progress } from "@attune/core"
+import { type Policy, Progress } from "@attune/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Result } from "effect"
+import { Deferred, Effect, Result } from "effect"
 import * as MultipleChoice from "../../src/benchmarks/MultipleChoice.ts"
 import * as Loglikelihood from "../../src/text/Loglikelihood.ts"
 import * as Scripted from "../scripted.ts"
@@ -118,7 +118,16 @@ describe("Loglikelihood.logprobs", () => {
             completion: new Int32Array(100 + ((g * 37) % 900))
           }))
         )
-        const results = yield* Loglikelihood.logprobs(counting, groups, { label: "test" })
+        const read: Array<number> = []
+        const group = (i: number) => {
+          read.push(i)
+          return Result.succeed(groups[i]!)
+        }
+        const results = yield* Loglikelihood.logprobs(counting, groups.length, group, { label: "test" })
+        assert.deepStrictEqual(
+          read,
+          groups.map((_, i) => i)
+        )
         assert.deepStrictEqual(
           results.map((group) => group.map((x) => [...x])),
           groups.map((group) => group.map(({ completion, prompt }) => [prompt[0]!, completion.length]))
@@ -131,12 +140,44 @@ describe("Loglikelihood.logprobs", () => {
       }).pipe(Effect.provide(quiet))
   )
 
+  it.effect("reads the next groups while it scores, and fails with the one that cannot be read", () =>
+    Effect.gen(function* () {
+      const events: Array<string> = []
+      const scored = yield* Deferred.make<void>()
+      const waiting: Pick<Policy.PolicyShape, "logprobs"> = {
+        logprobs: (continuations) =>
+          Effect.as(
+            Deferred.await(scored),
+            continuations.map(() => Float32Array.of(0))
+          )
+      }
+      const group = (i: number) => {
+        events.push(`read ${i}`)
+        // The second window is read only after the first has gone to the policy, which answers once this is read.
+        if (i === 3) Deferred.doneUnsafe(scored, Effect.void)
+        return i === 5
+          ? Result.fail("broken" as const)
+          : Result.succeed([{ prompt: new Int32Array(20_000), completion: Int32Array.of(1) }])
+      }
+      const exit = yield* Loglikelihood.logprobs(waiting, 6, group, { label: "test" }).pipe(
+        Effect.provide(quiet),
+        Effect.flip
+      )
+      assert.strictEqual(exit, "broken")
+      assert.deepStrictEqual(
+        events,
+        [0, 1, 2, 3, 4, 5].map((i) => `read ${i}`)
+      )
+    })
+  )
+
   it.effect("shows progress under its label", () =>
     Effect.gen(function* () {
       const lines: Array<string> = []
       const sink = { write: (text: string) => void lines.push(text), isTTY: false, columns: 80 }
       const groups = [[{ prompt: Int32Array.of(1), completion: Int32Array.of(2) }]]
-      yield* Loglikelihood.logprobs(Scripted.policy(), groups, { label: "riddles" }).pipe(
+      const group = (i: number) => Result.succeed(groups[i]!)
+      yield* Loglikelihood.logprobs(Scripted.policy(), 1, group, { label: "riddles" }).pipe(
         Effect.provide(Progress.layer({ mode: "lines", sink }))
       )
       assert.match(lines.join(""), /^riddles 1\/1 100%/)
@@ -155,6 +196,25 @@ const tables: Readonly<Record<string, number>> = { " aa": -3, " b": -2, " ééé
 const policy = Scripted.policy({ logprob: (_, text) => tables[text] ?? Number.NaN })
 
 describe("MultipleChoice.score", () => {
+  it.effect("refuses a choice that does not fit the model before it scores any", () =>
+    Effect.gen(function* () {
+      let calls = 0
+      const counting: typeof policy = {
+        ...policy,
+        logprobs: (continuations) => {
+          calls++
+          return policy.logprobs(continuations)
+        }
+      }
+      const long = "x".repeat(policy.contextLength + 1)
+      const error = yield* Effect.flip(
+        MultipleChoice.score(counting, [item("1", 0), item("2", 0, ["aa", long])]).pipe(Effect.provide(quiet))
+      )
+      assert.match(error.message, /"2".*choice 1 cannot be scored: it has \d+ tokens; the model's context is \d+/)
+      assert.strictEqual(calls, 0)
+    })
+  )
+
   it.effect("sums the log-probs of the tokens of every choice after the context and a space", () =>
     Effect.gen(function* () {
       const [answer] = yield* MultipleChoice.score(policy, [item("1", 1, ["aa", "b", "ééé"])])

@@ -198,7 +198,7 @@ describe("Perplexity on real documents", () => {
       for (const [i, { bytes, logprob, tokens, words }] of documents.entries()) {
         const result = results[i]!
         assert.deepStrictEqual([result.tokens, result.words, result.bytes], [tokens, words, bytes])
-        // 1e-4 for each window, whose sums the harness rounds to float32
+        // 1e-4 for each window, of sums over up to 511 tokens
         assert.closeTo(result.logprob, logprob, 1e-4 * result.windows)
         assert.closeTo(given[i]!.logprob, documents[i]!.given, 1e-4 * result.windows)
       }
