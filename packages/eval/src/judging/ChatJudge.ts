@@ -11,6 +11,7 @@ import { ChatEndpoint } from "@attune/core/remote"
 import { Effect, Layer } from "effect"
 import type { HttpClient } from "effect/http"
 import * as Judge from "./Judge.ts"
+import * as PromptTemplate from "./PromptTemplate.ts"
 
 /**
  * A prompt with places to fill, and the answers that it allows.
@@ -80,35 +81,14 @@ export const yesNo: Template = {
   answers: ["Yes", "No"]
 }
 
-const places = /\{(\w+)\}/g
-
-const messagesOf = ({ content }: Template): ReadonlyArray<Prompt.Message> =>
+const messagesOf = (content: Prompt.Content): ReadonlyArray<Prompt.Message> =>
   typeof content === "string" ? [{ role: "user", content }] : content
-
-// In one pass, since the texts that are filled in may have braces of their own.
-const fill = (template: Template, fields: Readonly<Record<string, string>>): ReadonlyArray<Prompt.Message> =>
-  messagesOf(template).map(({ content, role }) => ({
-    role,
-    content: content.replace(places, (_, place: string) => fields[place]!)
-  }))
 
 /** Without case, and without the white space and marks around it: `**Yes.**` is yes. */
 const plain = (text: string): string => text.toLowerCase().replace(/^[\s\p{P}\p{S}]+|[\s\p{P}\p{S}]+$/gu, "")
 
-// Places of a prompt template, and which of them it must have: a judge has to see what it judges.
-const comparisonPlaces = { known: ["prompt", "first", "second"], needed: ["first", "second"] }
-const questionPlaces = { known: ["prompt", "completion", "question"], needed: ["completion"] }
-
-const check = (template: Template, { known, needed }: typeof comparisonPlaces): ReadonlyArray<string> => {
-  const used = messagesOf(template).flatMap(({ content }) =>
-    Array.from(content.matchAll(places), ([, place]) => place!)
-  )
-  const unknown = used.find((place) => !known.includes(place))
-  if (unknown !== undefined) {
-    throw new RangeError(`a prompt template has {${unknown}}; its places are {${known.join("}, {")}}`)
-  }
-  const absent = needed.find((place) => !used.includes(place))
-  if (absent !== undefined) throw new RangeError(`a prompt template lacks {${absent}}, which it must show`)
+const check = (template: Template, places: PromptTemplate.Places): ReadonlyArray<string> => {
+  PromptTemplate.check(template.content, places)
   const answers = template.answers.filter((answer) => answer !== undefined)
   if (answers.some((answer) => plain(answer) === "") || new Set(answers.map(plain)).size < answers.length) {
     throw new RangeError(
@@ -148,7 +128,7 @@ const verdict = Effect.fnUntraced(function* (
     endpoint
       .ask(messages, settings)
       .pipe(Effect.mapError((cause) => new Judge.JudgeError({ judge, item: item.id, reason: cause.message, cause })))
-  const messages = fill(template, item.fields)
+  const messages = messagesOf(PromptTemplate.fill(template.content, item.fields))
   const first = yield* ask(messages)
   const index = indexOf(first.content, template, answers)
   if (index !== -1) return { index, answer: first }
@@ -250,7 +230,7 @@ const preferences: ReadonlyArray<Judge.Preference> = ["first", "second", "tie"]
  */
 export const judge = (endpoint: ChatEndpoint.ChatEndpoint, options: JudgeOptions = {}): Judge.JudgeShape => {
   const template = options.template ?? aBOrTie
-  const answers = check(template, comparisonPlaces)
+  const answers = check(template, PromptTemplate.comparison)
   return {
     name: endpoint.name,
     compare: Effect.fn("ChatJudge.compare")(function* (comparisons) {
@@ -321,7 +301,7 @@ export const share = (
  */
 export const grader = (endpoint: ChatEndpoint.ChatEndpoint, options: GraderOptions = {}): Judge.GraderShape => {
   const { template = yesNo, topLogprobs = 5 } = options
-  const answers = check(template, questionPlaces)
+  const answers = check(template, PromptTemplate.question)
   const [yes, no] = template.answers
   if (answers.length > 2) throw new RangeError("a yes-or-no question has two answers, the template has a third")
   const asksForTokens = topLogprobs > 0 && template.marker === undefined

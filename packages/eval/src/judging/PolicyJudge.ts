@@ -11,6 +11,7 @@ import { Policy, type Prompt, type Tokenizer } from "@attune/core"
 import { Effect, Layer, Result } from "effect"
 import * as Loglikelihood from "../text/Loglikelihood.ts"
 import * as Judge from "./Judge.ts"
+import * as PromptTemplate from "./PromptTemplate.ts"
 
 /**
  * A prompt with places to fill, and the two answers to it.
@@ -80,38 +81,15 @@ export const normalised = (yes: number, no: number): number => 1 / (1 + Math.exp
 
 type Fields = Readonly<Record<string, string>>
 
-const places = /\{(\w+)\}/g
-
-const texts = ({ content }: Template): ReadonlyArray<string> =>
-  typeof content === "string" ? [content] : content.map((message) => message.content)
-
-// Places of a prompt template, and which of them it must have: a judge has to see what it judges.
-const comparisonPlaces = { known: ["prompt", "first", "second"], needed: ["first", "second"] }
-const questionPlaces = { known: ["prompt", "completion", "question"], needed: ["completion"] }
-
-const check = (templates: ReadonlyArray<Template>, { known, needed }: typeof comparisonPlaces): void => {
+const check = (templates: ReadonlyArray<Template>, places: PromptTemplate.Places): void => {
   if (templates.length === 0) throw new RangeError("a judge needs at least one prompt template")
   for (const template of templates) {
-    const used = texts(template).flatMap((text) => Array.from(text.matchAll(places), ([, place]) => place!))
-    const unknown = used.find((place) => !known.includes(place))
-    if (unknown !== undefined) {
-      throw new RangeError(`a prompt template has {${unknown}}; its places are {${known.join("}, {")}}`)
-    }
-    const absent = needed.find((place) => !used.includes(place))
-    if (absent !== undefined) throw new RangeError(`a prompt template lacks {${absent}}, which it must show`)
+    PromptTemplate.check(template.content, places)
     const [yes, no] = template.answers
     if (yes === "" || no === "" || yes === no) {
       throw new RangeError(`the answers of a prompt template are ${JSON.stringify([yes, no])}; give two different ones`)
     }
   }
-}
-
-// In one pass, since the texts that are filled in may have braces of their own.
-const fill = (content: Prompt.Content, fields: Fields): Prompt.Content => {
-  const filled = (text: string) => text.replace(places, (_, place: string) => fields[place]!)
-  return typeof content === "string"
-    ? filled(content)
-    : content.map((message) => ({ ...message, content: filled(message.content) }))
 }
 
 /**
@@ -124,7 +102,10 @@ const continuations = (
   fields: Fields
 ): Result.Result<readonly [Policy.Continuation, Policy.Continuation], string> =>
   Result.gen(function* () {
-    const prompt = yield* Result.mapError(tokenizer.prompt(fill(template.content, fields)), ({ message }) => message)
+    const prompt = yield* Result.mapError(
+      tokenizer.prompt(PromptTemplate.fill(template.content, fields)),
+      ({ message }) => message
+    )
     const encode =
       prompt.messages === undefined
         ? Loglikelihood.textEncoder(tokenizer)
@@ -220,7 +201,7 @@ export interface Options {
  */
 export const grader = (policy: Policy.PolicyShape, options?: Options): Judge.GraderShape => {
   const templates = options?.templates ?? [yesNo]
-  check(templates, questionPlaces)
+  check(templates, PromptTemplate.question)
   return {
     name: policy.name,
     grade: Effect.fn("PolicyJudge.grade")((questions) =>
@@ -249,7 +230,7 @@ export const byQuestion = (
 ): Judge.JudgeShape => {
   const templates = options?.templates ?? [yesNo]
   const margin = Judge.checkedMargin(options?.margin)
-  check(templates, questionPlaces)
+  check(templates, PromptTemplate.question)
   return {
     name: policy.name,
     compare: Effect.fn("PolicyJudge.compare")(function* (comparisons) {
@@ -282,7 +263,7 @@ export const byChoice = (
 ): Judge.JudgeShape => {
   const templates = options?.templates ?? [aOrB]
   const margin = Judge.checkedMargin(options?.margin)
-  check(templates, comparisonPlaces)
+  check(templates, PromptTemplate.comparison)
   return {
     name: policy.name,
     compare: Effect.fn("PolicyJudge.compare")(function* (comparisons) {
