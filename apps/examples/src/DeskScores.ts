@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url"
 import type { ModelError, Policy } from "@attune/core"
 import { Judge, Sample, Score, WinRate } from "@attune/eval"
 import { Effect } from "effect"
+import { Flag } from "effect/cli"
 import * as Corpus from "./desk/Corpus.ts"
 import * as Dice from "./desk/Dice.ts"
 import * as Format from "./desk/Format.ts"
@@ -21,6 +22,18 @@ import * as Ticket from "./desk/Ticket.ts"
  * @since 0.1.0
  */
 export const deskModel = fileURLToPath(new URL("../models/desk-base", import.meta.url))
+
+/**
+ * `--model`, by default the shipped one.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const modelFlag: Flag.Flag<string> = Flag.String("model").pipe(
+  Flag.withMetavar("DIR|REPO"),
+  Flag.withDescription("Model directory or Hugging Face repository. Default the shipped help-desk model"),
+  Flag.withDefault(deskModel)
+)
 
 const maxNewTokens = 40
 

@@ -25,11 +25,7 @@ const { resume: _, ...common } = CommonFlags.flags
 
 const flags = {
   ...common,
-  model: Flag.String("model").pipe(
-    Flag.withMetavar("DIR|REPO"),
-    Flag.withDescription("Model directory or Hugging Face repository. Default the shipped help-desk model"),
-    Flag.withDefault(DeskScores.deskModel)
-  ),
+  model: DeskScores.modelFlag,
   against: Flag.String("against").pipe(
     Flag.withMetavar("DIR|REPO"),
     Flag.withDescription(

@@ -25,11 +25,7 @@ import { versions } from "./Versions.ts"
 
 const flags = {
   ...CommonFlags.flags,
-  model: Flag.String("model").pipe(
-    Flag.withMetavar("DIR|REPO"),
-    Flag.withDescription("Model directory or Hugging Face repository. Default the shipped help-desk model"),
-    Flag.withDefault(DeskScores.deskModel)
-  ),
+  model: DeskScores.modelFlag,
   demonstrations: Flag.String("demonstrations").pipe(
     Flag.withMetavar("FILE.jsonl"),
     Flag.withDescription("Prompts with good completions, one JSON object a line. Default generated help-desk ones"),
