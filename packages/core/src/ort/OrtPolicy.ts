@@ -75,10 +75,10 @@ const tokensPerBatch = (provider: Device.Provider): number => (provider === "cpu
 // A limit of the memory for the logits of the scored positions.
 const logitsPerBatch = 2 ** 25
 
-// How much a batch may hold.
+// How much a batch may hold: padded tokens, and tokens that are predicted.
 interface Room {
   readonly tokens: number
-  readonly logits: number
+  readonly targets: number
 }
 
 // A prompt and completions of it, the longest first.
@@ -102,7 +102,8 @@ const forks = (scored: ReadonlyArray<Row.Scored>, room: Room): ReadonlyArray<For
     const completions = group.toSorted((a, b) => read(b) - read(a))
     const { completion, tokens } = completions[0]!
     const prompt = tokens.subarray(0, tokens.length - completion.length)
-    const most = Math.max(1, Math.floor((room.tokens - prompt.length) / Math.max(1, read(completions[0]!))))
+    const byTokens = (room.tokens - prompt.length) / Math.max(1, read(completions[0]!))
+    const most = Math.max(1, Math.floor(Math.min(byTokens, room.targets / completion.length)))
     return Array.from({ length: Math.ceil(completions.length / most) }, (_, i) => ({
       prompt,
       completions: completions.slice(i * most, (i + 1) * most)
@@ -147,11 +148,7 @@ const inOrder = (sized: ReadonlyArray<Sized>, room: Room): ReadonlyArray<Sized> 
 }
 
 // Batches of forks of similar size within the limits.
-const batches = (
-  scored: ReadonlyArray<Row.Scored>,
-  vocabSize: number,
-  room: Room
-): ReadonlyArray<ReadonlyArray<Fork>> => {
+const batches = (scored: ReadonlyArray<Row.Scored>, room: Room): ReadonlyArray<ReadonlyArray<Fork>> => {
   const sized = forks(scored, room).map((fork) => ({ fork, size: sizeOf(fork) }))
   const result: Array<Array<Fork>> = []
   let size: Size = { P: 0, C: 0, N: 0 }
@@ -163,7 +160,7 @@ const batches = (
     const fits =
       current !== undefined &&
       (current.length + 1) * paddedTokens(together) <= room.tokens &&
-      (targets + asked) * vocabSize <= room.logits
+      targets + asked <= room.targets
     if (fits) {
       current.push(fork)
       size = together
@@ -268,7 +265,7 @@ export const make: (
 
     const scorer = yield* device.compile(Model.encode(scoring(decoder)), { name: `${name}: scoring` })
 
-    const room = { tokens: tokensPerBatch(device.provider), logits: logitsPerBatch }
+    const room = { tokens: tokensPerBatch(device.provider), targets: logitsPerBatch / vocabSize }
     const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Fork>) {
       const outputs = yield* Effect.flatMap(parameters, (weights) =>
         scorer.run({ ...Object.fromEntries(weights), ...layout(batch) })
@@ -282,7 +279,7 @@ export const make: (
       const results = continuations.map(() => new Float32Array(0))
       // The next batch waits at the device while one is computed, so that the device never waits for a batch.
       yield* Effect.forEach(
-        batches(scored, vocabSize, room),
+        batches(scored, room),
         Effect.fnUntraced(function* (batch) {
           const scores = yield* score(batch)
           let at = 0

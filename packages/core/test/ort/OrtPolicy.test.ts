@@ -84,6 +84,41 @@ describe("OrtPolicy", () => {
     }).pipe(Effect.scoped, Effect.provide(device))
   )
 
+  it.effect("cuts the completions of one prompt where their logits would not fit", () =>
+    Effect.gen(function* () {
+      const service = yield* Device.Device
+      const runs: Array<number> = []
+      const recording: Device.Device["Service"] = {
+        ...service,
+        compile: (...args) =>
+          Effect.map(service.compile(...args), (session) => ({
+            ...session,
+            run: (feeds, ...rest) => {
+              const targets = feeds["targets"]
+              if (targets !== undefined && "data" in targets) runs.push(targets.data.length)
+              return session.run(feeds, ...rest)
+            }
+          }))
+      }
+      const base = TestModel.pretrained(Tiny.llama({ vocab_size: 2 ** 16, max_position_embeddings: 64 }))
+      const policy = yield* OrtPolicy.make(base).pipe(Effect.provideService(Device.Device, recording))
+      const random = Run.seeded(7)
+      const continuations = Array.from({ length: 16 }, () => ({
+        prompt: [3, 4],
+        completion: Array.from({ length: 50 }, () => random.below(2 ** 16))
+      }))
+      const all = yield* policy.logprobs(continuations)
+      assert.strictEqual(
+        runs.reduce((sum, targets) => sum + targets),
+        16 * 50
+      )
+      // 2^25 logits of 2^16 ids are 512 positions.
+      assert.isAtMost(Math.max(...runs), 512)
+      const [alone] = yield* policy.logprobs([continuations[15]!])
+      Run.close(all[15]!, alone!, "the last continuation")
+    }).pipe(Effect.scoped, Effect.provide(device))
+  )
+
   it.effect("samples and scores with replaced weights at once, and downloads them", () =>
     Effect.gen(function* () {
       const service = yield* Device.Device
