@@ -242,6 +242,12 @@ export const causal = (
 // results are denormal or underflow, and products with denormals twenty times; e^-80 still rounds away in any sum.
 const floor = -80
 
+// Keys and values of prompts, both [K, KV, P, Dh].
+interface Keys {
+  readonly keys: Value
+  readonly values: Value
+}
+
 /**
  * Prompts, each with several completions, of tokens `M` that stand in any order: a prompt's keys and values serve all of
  * its completions, and a completion sees its prompt and itself.
@@ -250,7 +256,11 @@ const floor = -80
  *
  * `prompts` `[K, P]` and `completions` `[K, C, N]` are rows of `q`, `k` and `v`, padded on the right: prompts with their
  * last row, completions with any. `lengths` `[K]` are those of the prompts. `places` `[M]` says where in the flattened
- * prompts followed by the flattened completions each token stands. All are `int64`.
+ * completions followed by the flattened prompts each token stands. All are `int64`.
+ *
+ * `all` mixes every token. `read` mixes those that predict a completion's tokens, for a last layer whose queries and
+ * results are `[R, H * Dh]`: rows `0 .. K - 1` must be the last tokens of the prompts, and `K .. R - 1` all tokens of
+ * completions.
  *
  * A completion's weights over its prompt and over itself are exponentials above the same score, and divided by their sum at
  * the end. The part over the prompt needs no mask: its padding repeats the last key, whose weight is taken off the sum as
@@ -265,7 +275,7 @@ export const forked = (
   g: Graph,
   { headDim, heads, kvHeads }: HeadSizes,
   layout: Readonly<Record<"prompts" | "lengths" | "completions" | "places", Value>>
-): Attend => {
+): { readonly all: Attend; readonly read: Attend } => {
   const { completions, lengths, places, prompts } = layout
   const [K, P] = prompts.shape as readonly [Dim, Dim]
   const [, C, N] = completions.shape as readonly [Dim, Dim, Dim]
@@ -276,46 +286,84 @@ export const forked = (
   const flat = { prompts: Op.Reshape(g, prompts, ["K*P"]), completions: Op.Reshape(g, completions, ["K*C*N"]) }
   const inside = Op.Less(g, Op.Reshape(g, Op.Range(g, P), [1, P]), Op.Reshape(g, lengths, [K, 1]))
   const kept = Op.Reshape(g, Op.Where(g, inside, one, GraphOf.scalar(g, 0)), [K, 1, P, 1])
+  const count = GraphOf.dim(g, K)
   const length = GraphOf.dim(g, P)
   const repeats = Op.Reshape(g, Op.Cast(g, Op.Sub(g, length, lengths), "float32"), [K, 1, 1, 1])
   const beforeLast = Op.Sub(g, length, GraphOf.ints(g, [1]))
   const bias = { prompts: causalBias(g, P), completions: causalBias(g, N) }
-  const stacked = (x: Value, time: Dim) =>
-    Op.Reshape(g, splitHeads(g, x, K, time, kvHeads, headDim), [K, kvHeads, `${groups}*${time}`, headDim])
+  const stacked = (x: Value, time: Dim) => {
+    const rows = time === 1 ? groups : `${groups}*${time}`
+    return Op.Reshape(g, splitHeads(g, x, K, time, kvHeads, headDim), [K, kvHeads, rows, headDim])
+  }
   const joined = (x: Value, time: Dim, rows: Dim) =>
     joinHeads(g, Op.Reshape(g, x, [K, kvHeads, groups, time, headDim]), rows)
   const largest = (x: Value) => Op.ReduceMax(g, x, [-1])
+  const ofPrompts = (x: Value) => splitKeys(g, Op.Gather(g, x, flat.prompts), K, P, kvHeads, headDim)
+  const keysOf = (k: Value, v: Value): Keys => ({ keys: ofPrompts(k), values: ofPrompts(v) })
 
-  return (_layer, q, k, v) => {
-    const ofPrompts = (x: Value) => splitKeys(g, Op.Gather(g, x, flat.prompts), K, P, kvHeads, headDim)
-    const promptKeys = ofPrompts(k)
-    const promptValues = ofPrompts(v)
-    const asked = stacked(Op.Gather(g, q, flat.prompts), P)
-    const scores = Op.FusedMatMul(g, asked, promptKeys, { transB: true, alpha })
-    const seen = Op.Add(g, Op.Reshape(g, scores, [K, kvHeads, groups, P, P]), bias.prompts)
-    const weights = Op.Softmax(g, Op.Max(g, seen, Op.Add(g, largest(seen), lowest)))
-    const own = Op.MatMul(g, Op.Reshape(g, weights, scores.shape), promptValues)
+  // What queries of any time get from their prompts: their scores [K, KV, G * time, P], and for weights that are
+  // exponentials above `most` [K, KV, G * time, 1], the sum of the weights and of the values under them.
+  const overPrompts = (queries: Value, { keys, values }: Keys) => {
+    const scores = Op.FusedMatMul(g, queries, keys, { transB: true, alpha })
+    return {
+      scores,
+      above: (most: Value) => {
+        const weights = Op.Exp(g, Op.Sub(g, scores, most))
+        const last = Op.Slice(g, weights, beforeLast, length, 3, 1)
+        return {
+          sum: Op.Sub(g, Op.ReduceSum(g, weights, [-1]), Op.Mul(g, last, repeats)),
+          mixed: Op.MatMul(g, weights, Op.Mul(g, values, kept))
+        }
+      }
+    }
+  }
 
-    // [K * KV, G, C, N, Dh] against [K * KV, 1, C, N, Dh]: query heads of a group share the keys of a completion.
+  // [K * KV, G, C, N, Dh] against [K * KV, 1, C, N, Dh]: query heads of a group share the keys of a completion.
+  const mixCompletions = (q: Value, k: Value, v: Value, before: Keys): Value => {
     const ofCompletions = (x: Value) => {
       const rows = Op.Reshape(g, Op.Gather(g, x, flat.completions), [K, C, N, kvHeads, headDim])
       return Op.Reshape(g, Op.Transpose(g, rows, [0, 3, 1, 2, 4]), ["K*KV", 1, C, N, headDim])
     }
     const apart = (x: Value) => Op.Reshape(g, x, ["K*KV", groups, C, N, x.shape[3]!])
     const queries = stacked(Op.Gather(g, q, flat.completions), "C*N")
-    const far = Op.FusedMatMul(g, queries, promptKeys, { transB: true, alpha })
-    const scored = Op.FusedMatMul(g, apart(queries), ofCompletions(k), { transB: true, alpha })
-    const near = Op.Add(g, scored, bias.completions)
-    const most = Op.Max(g, apart(largest(far)), largest(near))
-    const farWeights = Op.Exp(g, Op.Sub(g, far, Op.Reshape(g, most, [K, kvHeads, far.shape[2]!, 1])))
-    const nearWeights = Op.Exp(g, Op.Max(g, Op.Sub(g, near, most), lowest))
-    const last = Op.Slice(g, farWeights, beforeLast, length, 3, 1)
-    const farSum = Op.Sub(g, Op.ReduceSum(g, farWeights, [-1]), Op.Mul(g, last, repeats))
-    const sum = Op.Add(g, apart(farSum), Op.ReduceSum(g, nearWeights, [-1]))
-    const fromPrompt = Op.MatMul(g, farWeights, Op.Mul(g, promptValues, kept))
-    const summed = Op.Add(g, apart(fromPrompt), Op.MatMul(g, nearWeights, ofCompletions(v)))
+    const far = overPrompts(queries, before)
+    const scores = Op.FusedMatMul(g, apart(queries), ofCompletions(k), { transB: true, alpha })
+    const near = Op.Add(g, scores, bias.completions)
+    const most = Op.Max(g, apart(largest(far.scores)), largest(near))
+    const { mixed, sum } = far.above(Op.Reshape(g, most, [K, kvHeads, queries.shape[2]!, 1]))
+    const weights = Op.Exp(g, Op.Max(g, Op.Sub(g, near, most), lowest))
+    const total = Op.Add(g, apart(sum), Op.ReduceSum(g, weights, [-1]))
+    const summed = Op.Add(g, apart(mixed), Op.MatMul(g, weights, ofCompletions(v)))
+    return joined(Op.Div(g, summed, total), "C*N", "K*C*N")
+  }
 
-    const rows = [joined(own, P, "K*P"), joined(Op.Div(g, summed, sum), "C*N", "K*C*N")]
-    return Op.Gather(g, Op.Concat(g, rows, 0, "K*P+K*C*N"), places)
+  const mixPrompts = (q: Value, { keys, values }: Keys): Value => {
+    const queries = stacked(Op.Gather(g, q, flat.prompts), P)
+    const scores = Op.FusedMatMul(g, queries, keys, { transB: true, alpha })
+    const seen = Op.Add(g, Op.Reshape(g, scores, [K, kvHeads, groups, P, P]), bias.prompts)
+    const weights = Op.Softmax(g, Op.Max(g, seen, Op.Add(g, largest(seen), lowest)))
+    return joined(Op.MatMul(g, Op.Reshape(g, weights, scores.shape), values), P, "K*P")
+  }
+
+  const mixLasts = (q: Value, before: Keys): Value => {
+    const lasts = Op.Slice(g, q, GraphOf.ints(g, [0]), count, 0, K)
+    const far = overPrompts(stacked(lasts, 1), before)
+    const { mixed, sum } = far.above(largest(far.scores))
+    return joined(Op.Div(g, mixed, sum), 1, K)
+  }
+
+  return {
+    all: (_layer, q, k, v) => {
+      const before = keysOf(k, v)
+      const mixed = Op.Concat(g, [mixCompletions(q, k, v, before), mixPrompts(q, before)], 0, "K*C*N+K*P")
+      return Op.Gather(g, mixed, places)
+    },
+    read: (_layer, q, k, v) => {
+      const before = keysOf(k, v)
+      const rows = q.shape[0]!
+      const own = Op.Slice(g, places, count, GraphOf.dim(g, rows), 0, `${rows}-K`)
+      const ofCompletions = Op.Gather(g, mixCompletions(q, k, v, before), own)
+      return Op.Concat(g, [mixLasts(q, before), ofCompletions], 0, rows)
+    }
   }
 }

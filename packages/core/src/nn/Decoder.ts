@@ -61,6 +61,8 @@ export interface HeadSizes {
  * `angles`: those of the positions, where a loop that knows the positions of its steps in advance has computed them once.
  * `rmsNorm`: `"plain"` spells the operator out; by default it is fused. ONNX Runtime 1.30 leaves the second output of
  * `SimplifiedLayerNormalization`, which its gradient reads, unwritten on WebGPU.
+ * `read`: takes the rows that the caller reads, `[M, ...]` → `[R, ...]`. The last layer computes only keys and values of the
+ * others: there `q` and what `Attend` returns are `[R, H * Dh]`, and so the hidden states are `[R, D]`.
  *
  * @category models
  * @since 0.1.0
@@ -68,6 +70,7 @@ export interface HeadSizes {
 export interface Given {
   readonly angles?: Angles | undefined
   readonly rmsNorm?: "fused" | "plain" | undefined
+  readonly read?: ((x: Value) => Value) | undefined
 }
 
 /**
@@ -91,7 +94,7 @@ export interface Decoder extends HeadSizes {
   readonly headWeight: string
   /** Rotary angles of tokens at `positions` `[M]`, where the architecture has them. */
   readonly angles?: ((g: Graph, positions: Value) => Angles) | undefined
-  /** Final hidden states `[M, D]`, after the last norm, of `tokens` `[M]` at `positions` `[M]` (both `int64`). */
+  /** Final hidden states `[M, D]`, after the last norm, of `tokens` `[M]` at `positions` `[M]` (both `int64`). See `Given`. */
   readonly forward: (
     g: Graph,
     weights: Weights,

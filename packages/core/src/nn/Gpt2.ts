@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 import { Effect, Schema } from "effect"
+import type { Value } from "../onnx/Graph.ts"
 import * as Op from "../onnx/Op.ts"
 import type { Decoder, Parameter } from "./Decoder.ts"
 import { conv1d } from "./Linear.ts"
@@ -98,7 +99,7 @@ export const make = (config: Gpt2Config): Decoder => {
       { name: "transformer.ln_f.bias", shape: [width], decay: false },
       ...(tied ? [] : [{ name: headWeight, shape: [vocabSize, width], decay: true }])
     ],
-    forward: (g, weights, tokens, positions, attend) => {
+    forward: (g, weights, tokens, positions, attend, given = {}) => {
       const pair = (name: string) => [weights(`${name}.weight`), weights(`${name}.bias`)] as const
       let x = Op.Add(
         g,
@@ -107,10 +108,11 @@ export const make = (config: Gpt2Config): Decoder => {
       )
       for (let i = 0; i < layers; i++) {
         const at = `transformer.h.${i}`
+        const read = (y: Value) => (i === layers - 1 ? (given.read?.(y) ?? y) : y)
         const normed = layerNorm(g, x, ...pair(`${at}.ln_1`), epsilon)
         const qkv = conv1d(g, normed, ...pair(`${at}.attn.c_attn`))
         const [q, k, v] = Op.Split(g, qkv, [width, width, width], 1)
-        x = Op.Add(g, x, conv1d(g, attend(i, q!, k!, v!), ...pair(`${at}.attn.c_proj`)))
+        x = Op.Add(g, read(x), conv1d(g, attend(i, read(q!), k!, v!), ...pair(`${at}.attn.c_proj`)))
         const inner = layerNorm(g, x, ...pair(`${at}.ln_2`), epsilon)
         x = Op.Add(g, x, gelu(g, inner, pair(`${at}.mlp.c_fc`), pair(`${at}.mlp.c_proj`), approximate))
       }

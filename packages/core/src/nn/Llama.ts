@@ -147,23 +147,24 @@ export const make = (config: LlamaConfig): Decoder => {
     forward: (g, weights, tokens, positions, attend, given = {}) => {
       const angles = given.angles ?? Rope.angles(g, positions, perPosition)
       const norm = given.rmsNorm === "plain" ? rmsNormPlain : rmsNorm
-      const rows = tokens.shape[0]!
       let x = Op.Gather(g, weights("model.embed_tokens.weight"), tokens)
       for (let i = 0; i < layers; i++) {
         const w = (name: string) => weights(`model.layers.${i}.${name}`)
+        const read = (y: Value) => (i === layers - 1 ? (given.read?.(y) ?? y) : y)
         const normed = norm(g, x, w("input_layernorm.weight"), epsilon)
-        const project = (name: string, bias: boolean) =>
-          linear(g, normed, w(`self_attn.${name}.weight`), bias ? w(`self_attn.${name}.bias`) : undefined)
+        const project = (y: Value, name: string, bias: boolean) =>
+          linear(g, y, w(`self_attn.${name}.weight`), bias ? w(`self_attn.${name}.bias`) : undefined)
         const headNorm = (y: Value, name: string) => {
           if (!headNorms) return y
-          const heads = Op.Reshape(g, y, [rows, (y.shape[1] as number) / headDim, headDim])
+          const heads = Op.Reshape(g, y, [y.shape[0]!, (y.shape[1] as number) / headDim, headDim])
           return Op.Reshape(g, norm(g, heads, w(`self_attn.${name}.weight`), epsilon), y.shape)
         }
-        const q = Rope.rotate(g, headNorm(project("q_proj", qkvBias), "q_norm"), angles)
-        const k = Rope.rotate(g, headNorm(project("k_proj", qkvBias), "k_norm"), angles)
-        const mixed = attend(i, q, k, project("v_proj", qkvBias))
+        const turned = { ...angles, rows: read(angles.rows) }
+        const q = Rope.rotate(g, headNorm(project(read(normed), "q_proj", qkvBias), "q_norm"), turned)
+        const k = Rope.rotate(g, headNorm(project(normed, "k_proj", qkvBias), "k_norm"), angles)
+        const mixed = attend(i, q, k, project(normed, "v_proj", qkvBias))
         const bias = outputBias ? w("self_attn.o_proj.bias") : undefined
-        x = Op.Add(g, x, linear(g, mixed, w("self_attn.o_proj.weight"), bias))
+        x = Op.Add(g, read(x), linear(g, mixed, w("self_attn.o_proj.weight"), bias))
         const inner = norm(g, x, w("post_attention_layernorm.weight"), epsilon)
         const mlp = swiGlu(g, inner, w("mlp.gate_proj.weight"), w("mlp.up_proj.weight"), w("mlp.down_proj.weight"))
         x = Op.Add(g, x, mlp)

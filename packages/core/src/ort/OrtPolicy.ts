@@ -7,11 +7,12 @@ import { Context, Effect, Layer, type Scope } from "effect"
 import type { Pretrained } from "../hub/Pretrained.ts"
 import { ModelError } from "../ModelError.ts"
 import * as Attention from "../nn/Attention.ts"
-import type { Decoder } from "../nn/Decoder.ts"
+import type { Attend, Decoder } from "../nn/Decoder.ts"
 import * as Heads from "../nn/Heads.ts"
 import { takeRows } from "../nn/Linear.ts"
 import * as Graph from "../onnx/Graph.ts"
 import * as Model from "../onnx/Model.ts"
+import * as Op from "../onnx/Op.ts"
 import { Policy, type PolicyShape, Reference } from "../Policy.ts"
 import { Sampler } from "../Sampler.ts"
 import * as Tensor from "../Tensor.ts"
@@ -43,10 +44,11 @@ export interface OrtPolicy extends PolicyShape {
  *
  * **Details**
  *
- * `tokens` `[M]` at `positions` `[M]` are those of all prompts and completions. Only attention sees sequences:
- * {@link Attention.forked} says what `prompts` `[K, P]`, `lengths` `[K]`, `completions` `[K, C, N]` and `places` `[M]` are.
- * `rows` `[R]` are the tokens that predict `targets` `[R]`; result `logprobs` `[R]`. Only those rows reach the language-model
- * head.
+ * `tokens` `[M]` at `positions` `[M]` are those of all prompts and completions: first the last token of each prompt, then
+ * those of completions, then the other tokens of prompts. Only attention sees sequences: {@link Attention.forked} says what
+ * `prompts` `[K, P]`, `lengths` `[K]`, `completions` `[K, C, N]` and `places` `[M]` are. The last layer computes no more than
+ * keys and values of tokens that are not among the first `asked` `[1]`. `rows` `[R]`, all below `asked`, are the tokens that
+ * predict `targets` `[R]`; result `logprobs` `[R]`. Only those rows reach the language-model head.
  *
  * @category constructors
  * @since 0.1.0
@@ -60,11 +62,14 @@ export const scoring = (decoder: Decoder): Graph.Graph => {
   const lengths = Graph.input(g, "lengths", "int64", ["K"])
   const completions = Graph.input(g, "completions", "int64", ["K", "C", "N"])
   const places = Graph.input(g, "places", "int64", ["M"])
+  const asked = Graph.input(g, "asked", "int64", [1])
   const rows = Graph.input(g, "rows", "int64", ["R"])
   const targets = Graph.input(g, "targets", "int64", ["R"])
   const weights = (name: string) => Graph.value(g, name)
-  const attend = Attention.forked(g, decoder, { prompts, lengths, completions, places })
-  const hidden = decoder.forward(g, weights, tokens, positions, attend)
+  const forks = Attention.forked(g, decoder, { prompts, lengths, completions, places })
+  const attend: Attend = (layer, ...qkv) => (layer < decoder.layers - 1 ? forks.all : forks.read)(layer, ...qkv)
+  const read = (x: Graph.Value) => Op.Slice(g, x, Graph.ints(g, [0]), asked, 0, "A")
+  const hidden = decoder.forward(g, weights, tokens, positions, attend, { read })
   const scored = Heads.tokenLogprobs(g, takeRows(g, hidden, rows), weights(decoder.headWeight), targets)
   Graph.output(g, "logprobs", scored)
   return Graph.prune(g)
@@ -189,16 +194,18 @@ const layout = (batch: ReadonlyArray<Fork>) => {
   const add = (token: number, position: number, table: BigInt64Array, slot: number) => {
     const row = tokens.push(token) - 1
     positions.push(position)
-    places.push(table === prompts ? slot : K * P + slot)
+    places.push(table === completions ? slot : completions.length + slot)
     table[slot] = BigInt(row)
     return row
   }
+  for (const [k, { prompt }] of batch.entries()) {
+    const t = prompt.length - 1
+    const last = add(prompt[t]!, t, prompts, k * P + t)
+    prompts.fill(BigInt(last), k * P + prompt.length, (k + 1) * P)
+  }
   for (const [k, fork] of batch.entries()) {
-    let last = 0
-    for (const [t, token] of fork.prompt.entries()) last = add(token, t, prompts, k * P + t)
-    prompts.fill(BigInt(last), k * P + fork.prompt.length, (k + 1) * P)
     for (const [c, item] of fork.completions.entries()) {
-      let row = last
+      let row = k
       for (let t = 0; t < item.completion.length; t++) {
         rows.push(row)
         targets.push(item.completion[t]!)
@@ -207,6 +214,10 @@ const layout = (batch: ReadonlyArray<Fork>) => {
       }
     }
   }
+  const asked = tokens.length
+  for (const [k, { prompt }] of batch.entries()) {
+    for (let t = 0; t < prompt.length - 1; t++) add(prompt[t]!, t, prompts, k * P + t)
+  }
   return {
     tokens: Tensor.int64(tokens),
     positions: Tensor.int64(positions),
@@ -214,6 +225,7 @@ const layout = (batch: ReadonlyArray<Fork>) => {
     lengths: Tensor.int64(batch.map(({ prompt }) => prompt.length)),
     completions: Tensor.int64(completions, [K, C, N]),
     places: Tensor.int64(places),
+    asked: Tensor.int64([asked]),
     rows: Tensor.int64(rows),
     targets: Tensor.int64(targets)
   }

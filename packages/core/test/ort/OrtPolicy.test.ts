@@ -11,7 +11,11 @@ import * as Tiny from "./tiny.ts"
 const device = Device.layerInProcess({ provider: "cpu", threads: 1 })
 
 describe("OrtPolicy", () => {
-  for (const base of [TestModel.llama(), TestModel.gpt2()]) {
+  for (const base of [
+    TestModel.llama(),
+    TestModel.gpt2(),
+    TestModel.pretrained(Tiny.qwen3({ max_position_embeddings: 96, num_hidden_layers: 1 }))
+  ]) {
     it.effect(`scores completions of all lengths as their logits say: ${base.name}`, () =>
       Effect.gen(function* () {
         const V = base.decoder.vocabSize

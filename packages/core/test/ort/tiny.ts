@@ -37,8 +37,10 @@ export const gpt2 = (config: Partial<typeof gpt2Config> = {}): Decoder =>
 export const llama = (config: Partial<typeof llamaConfig> = {}): Decoder =>
   Llama.make(Schema.decodeUnknownSync(Llama.LlamaConfig)({ model_type: "llama", ...llamaConfig, ...config }))
 
-export const qwen3 = (): Decoder =>
-  Llama.make(Schema.decodeUnknownSync(Llama.LlamaConfig)({ ...llamaConfig, model_type: "qwen3", head_dim: 4 }))
+export const qwen3 = (config: Partial<typeof llamaConfig> = {}): Decoder =>
+  Llama.make(
+    Schema.decodeUnknownSync(Llama.LlamaConfig)({ ...llamaConfig, model_type: "qwen3", head_dim: 4, ...config })
+  )
 
 /** Numbers around 0 for matrices and biases, around 1 for the weights of norms. */
 export const weightsOf = (decoder: Decoder, seed = 1): Weights => {
