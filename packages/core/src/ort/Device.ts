@@ -16,10 +16,10 @@ import { fileURLToPath } from "node:url"
 import { Worker } from "node:worker_threads"
 import { Context, Effect, Layer, Schema, type Scope } from "effect"
 import * as Tensor from "../Tensor.ts"
-import type { Message, Provider, Reply, Request, Results, Slot, WireFeed, WireTensor } from "./DeviceCore.ts"
+import type { Message, Provider, Reply, Request, Results, Slot, Waiting, WireFeed, WireTensor } from "./DeviceCore.ts"
 import * as DeviceGate from "./DeviceGate.ts"
 
-export type { Provider, Slot } from "./DeviceCore.ts"
+export type { Provider, Slot, Waiting } from "./DeviceCore.ts"
 
 /**
  * A tensor that stays where the device computes. It lives until it is released, given up in a `run`, or the device closes.
@@ -102,7 +102,9 @@ export interface Session {
  * **Details**
  *
  * `name`: names the graph in errors. `keep`: outputs that stay resident. `provider`: default the device's; small graphs may
- * be faster on `cpu`. `profile`: path prefix of a trace that ONNX Runtime writes when the session is released.
+ * be faster on `cpu`. `waiting`: what threads do between their shares of operators, default `spin`, which is quicker where
+ * they have their cores for themselves; `sleep` is for graphs that run while their caller computes. `profile`: path prefix
+ * of a trace that ONNX Runtime writes when the session is released.
  *
  * @category models
  * @since 0.1.0
@@ -111,6 +113,7 @@ export interface CompileOptions {
   readonly name: string
   readonly keep?: ReadonlyArray<string> | undefined
   readonly provider?: Provider | undefined
+  readonly waiting?: Waiting | undefined
   readonly profile?: string | undefined
 }
 
@@ -405,6 +408,7 @@ const makeDevice = (client: Client, provider: Provider, threads: number, reason:
             model: source,
             provider: options.provider ?? provider,
             keep,
+            waiting: options.waiting ?? "spin",
             profile: options.profile
           }
         },

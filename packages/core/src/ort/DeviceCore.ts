@@ -54,6 +54,14 @@ export interface Slot {
 }
 
 /**
+ * What the threads of a session do while they have no share of an operator.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Waiting = "spin" | "sleep"
+
+/**
  * What the core is asked to do. Ids of sessions and resident tensors are chosen by the caller.
  *
  * @category models
@@ -66,6 +74,7 @@ export type Request =
       readonly model: ArrayBuffer | string
       readonly provider: Provider
       readonly keep: ReadonlyArray<string>
+      readonly waiting: Waiting
       readonly profile: string | undefined
     }
   | {
@@ -226,7 +235,12 @@ export const make = (options: Settings, send: Send): DeviceCore => {
   let pumping = false
   let closing = false
 
-  const create = (model: ArrayBuffer | string, provider: Provider, keep: ReadonlyArray<string>, profile?: string) => {
+  const create = (
+    model: ArrayBuffer | string,
+    provider: Provider,
+    keep: ReadonlyArray<string>,
+    { profile, waiting }: { readonly profile?: string | undefined; readonly waiting: Waiting } = { waiting: "spin" }
+  ) => {
     // The binding can leave outputs on the device for WebGPU only; with CUDA and CPU, resident is worker memory.
     const onGpu = provider === "webgpu" && keep.length > 0
     const settings: Ort.InferenceSession.SessionOptions = {
@@ -236,6 +250,7 @@ export const make = (options: Settings, send: Send): DeviceCore => {
       executionMode: "sequential",
       graphOptimizationLevel: "all",
       logSeverityLevel: 3,
+      extra: { session: { intra_op: { allow_spinning: waiting === "spin" ? "1" : "0" } } },
       ...(onGpu ? { preferredOutputLocation: Object.fromEntries(keep.map((name) => [name, "gpu-buffer"])) } : {}),
       ...(profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: profile })
     }
@@ -291,9 +306,9 @@ export const make = (options: Settings, send: Send): DeviceCore => {
   }
 
   const compile = async (request: Extract<Request, { op: "compile" }>): Promise<Results["compile"]> => {
-    const { keep, model, profile, provider } = request
+    const { keep, model, profile, provider, waiting } = request
     const settle = (native: Ort.InferenceSession): Session => ({ native, provider, profiled: profile !== undefined })
-    let session = settle(await create(model, provider, keep, profile))
+    let session = settle(await create(model, provider, keep, { profile, waiting }))
     try {
       const { native } = session
       const inputs = slots(native.inputMetadata, "input")
@@ -307,7 +322,7 @@ export const make = (options: Settings, send: Send): DeviceCore => {
       if (provider === "webgpu" && onGpu.length < keep.length) {
         // Locations are fixed when a session is made, dtypes are known only afterwards.
         const first = session
-        session = settle(await create(model, provider, onGpu, profile))
+        session = settle(await create(model, provider, onGpu, { profile, waiting }))
         await free(first)
       }
       sessions.set(request.session, session)

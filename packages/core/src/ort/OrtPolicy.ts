@@ -275,7 +275,11 @@ export const make: (
     const failure = (operation: ModelError["operation"], message: string, cause?: unknown) =>
       new ModelError({ model: name, operation, message, ...(cause === undefined ? {} : { cause }) })
 
-    const scorer = yield* device.compile(Model.encode(scoring(decoder)), { name: `${name}: scoring` })
+    // Who scores also reads: the next texts become tokens while this graph runs.
+    const scorer = yield* device.compile(Model.encode(scoring(decoder)), {
+      name: `${name}: scoring`,
+      waiting: "sleep"
+    })
 
     const room = { tokens: tokensPerBatch(device.provider), targets: logitsPerBatch / vocabSize }
     const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Fork>) {

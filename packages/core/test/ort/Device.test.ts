@@ -252,7 +252,7 @@ for (const [place, layer] of Object.entries(places)) {
       }).pipe(Effect.scoped, Effect.provide(layer))
     )
 
-    it.effect("loads a model from a path and writes a profile when asked", () =>
+    it.effect("loads a model from a path, lets its threads sleep and writes a profile when asked", () =>
       Effect.gen(function* () {
         const folder = mkdtempSync(join(tmpdir(), "attune-device-"))
         yield* Effect.addFinalizer(() => Effect.sync(() => rmSync(folder, { recursive: true })))
@@ -260,7 +260,10 @@ for (const [place, layer] of Object.entries(places)) {
         writeFileSync(path, accumulator())
         const device = yield* Device.Device
         yield* Effect.gen(function* () {
-          const session = yield* device.compile({ path }, { name: "accumulator", profile: join(folder, "trace") })
+          const session = yield* device.compile(
+            { path },
+            { name: "accumulator", waiting: "sleep", profile: join(folder, "trace") }
+          )
           const outputs = yield* session.run({ state: Tensor.float32([1]), step: Tensor.float32([2]) })
           sameTensor(outputs.tensors.next!, Tensor.float32([3]))
         }).pipe(Effect.scoped)
