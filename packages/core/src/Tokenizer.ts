@@ -584,8 +584,12 @@ const dropUnknown = ({ model }: Engine): void => {
     }
     return answer
   }
+  const withoutUnknown = (piece: string): string => {
+    for (const character of piece) if (!isKnown(character)) return [...piece].filter(isKnown).join("")
+    return piece
+  }
   const encode = model.encode.bind(model)
-  model.encode = (pieces) => encode(pieces.map((piece) => [...piece].filter(isKnown).join("")))
+  model.encode = (pieces) => encode(pieces.map(withoutUnknown))
 }
 
 const chatTemplateOf = (

@@ -148,8 +148,9 @@ const sharedLength = (a: Int32Array, b: Int32Array): number => {
   return t < 0 ? a.length : t
 }
 
-// Tokens that are read, and then scored, at a time. The policy cuts them into batches of its own.
-const tokensPerWindow = 2 ** 15
+// Tokens that are read, and then scored, at a time. The policy cuts them into batches of its own, the better the more there
+// are to choose from. The first windows are small, because nothing is scored while the very first is read.
+const tokensPerWindow = (window: number): number => 2 ** Math.min(12 + window, 15)
 
 /**
  * Log-probs `[T]`, in nats, of the tokens of every completion, in the order of the groups. `group` reads one of `count`
@@ -174,10 +175,12 @@ export const logprobs: <E>(
 )(function* (policy, count, group, { label }) {
   const results: Array<ReadonlyArray<Float32Array>> = []
   const task = yield* Progress.start({ label, total: count })
+  let windows = 0
   let next = 0
   const read = Effect.gen(function* () {
     const window: Array<ReadonlyArray<Policy.Continuation>> = []
-    for (let tokens = 0; next < count && tokens < tokensPerWindow; next++) {
+    const room = tokensPerWindow(windows++)
+    for (let tokens = 0; next < count && tokens < room; next++) {
       // Encoding takes its time, in which others want their turn: first of all the one who feeds the device.
       if (next % 4 === 3) yield* Effect.yieldNow
       const continuations = yield* Effect.fromResult(group(next))
