@@ -269,6 +269,7 @@ export const fromFiles = (
           clean_up_tokenization_spaces: config.clean_up_tokenization_spaces ?? false // the default of transformers 5
         })
         rankByTokens(inner)
+        cutLongPieces(inner, json)
         if (llama) dropUnknown(inner)
         return inner
       },
@@ -563,6 +564,38 @@ const rankByTokens = ({ model }: Engine): void => {
     node.score = rank + node.bias
     queue.push(node)
   }
+}
+
+// Pieces of no more UTF-16 units stay whole. Words, into which other tokenizers cut their texts, are seldom longer.
+const longestPiece = 32
+
+const insideCharacter = (text: string, at: number): boolean => (text.charCodeAt(at) & 0xfc00) === 0xdc00
+
+/**
+ * Cuts long pieces where no merge can reach across, which leaves their tokens as they are. The library remembers only short
+ * pieces, and to some tokenizers, as that of Llama 2, a whole text is one.
+ */
+const cutLongPieces = ({ model }: Engine, json: TokenizerJson): void => {
+  const { continuing_subword_prefix, end_of_word_suffix, ignore_merges } = json.model
+  // Where a piece is more than its merged characters, it stays whole.
+  if (model.merges === undefined || continuing_subword_prefix || end_of_word_suffix || ignore_merges) return
+  // Neighbouring UTF-16 units that some merge brings together.
+  const joined = new Set(model.merges.map(([left, right]) => left.at(-1)! + right[0]!))
+  const cut = (piece: string): ReadonlyArray<string> => {
+    if (piece.length <= longestPiece) return [piece]
+    const parts: Array<string> = []
+    let start = 0
+    for (let end = longestPiece; end < piece.length; end++) {
+      if (!joined.has(piece[end - 1]! + piece[end]!) && !insideCharacter(piece, end)) {
+        parts.push(piece.slice(start, end))
+        start = end
+        end += longestPiece
+      }
+    }
+    return [...parts, piece.slice(start)]
+  }
+  const encode = model.encode.bind(model)
+  model.encode = (pieces) => encode(pieces.flatMap(cut))
 }
 
 /**

@@ -3,8 +3,10 @@ import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
+import * as HuggingFace from "@huggingface/tokenizers"
 import { Effect, Result, Schema } from "effect"
 import * as Tokenizer from "../src/Tokenizer.ts"
+import * as Run from "./onnx/run.ts"
 
 const shared = resolve(import.meta.dirname, "../../../../shared")
 const present = (path: string) => {
@@ -48,6 +50,35 @@ const config = { bos_token: "<s>", eos_token: { content: "</s>" }, unk_token: "<
 const tokenizer = () => Result.getOrThrow(make({ "tokenizer.json": tiny, "tokenizer_config.json": config }))
 
 describe("Tokenizer", () => {
+  it("has the library's tokens of long texts without words, also where it cuts them", () => {
+    const random = Run.seeded(7)
+    const characters = [..."abcdeé ▁😀🎉"]
+    const text = (length: number) => Array.from({ length }, () => characters[random.below(characters.length)]!).join("")
+    const known = [...characters]
+    const merges: Array<[string, string]> = []
+    while (merges.length < 40) {
+      const [left, right] = [known[random.below(known.length)]!, known[random.below(known.length)]!]
+      if (known.includes(left + right)) continue
+      merges.push([left, right])
+      known.push(left + right)
+    }
+    const model = {
+      type: "BPE",
+      vocab: Object.fromEntries(["<unk>", ...known].map((token, id) => [token, id])),
+      merges
+    }
+    const json = { ...tiny, added_tokens: [], post_processor: null, model: { ...model, unk_token: "<unk>" } }
+    const own = Result.getOrThrow(make({ "tokenizer.json": json }))
+    const library = new HuggingFace.Tokenizer(json, {})
+    for (let i = 0; i < 200; i++) {
+      // Some text is seen twice, and some continues another.
+      const context = text(random.below(120))
+      for (const whole of [context, context + text(random.below(40)), context + text(random.below(40))]) {
+        assert.deepStrictEqual([...own.encode(whole)], [...library.encode(whole).ids], whole)
+      }
+    }
+  })
+
   it("encodes with and without special tokens", () => {
     assert.deepStrictEqual([...tokenizer().encode("aba")], [1, 5, 3])
     assert.deepStrictEqual([...tokenizer().encode("aba", { addSpecialTokens: false })], [5, 3])
