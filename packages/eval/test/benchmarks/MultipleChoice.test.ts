@@ -153,8 +153,8 @@ describe("Loglikelihood.logprobs", () => {
       }
       const group = (i: number) => {
         events.push(`read ${i}`)
-        // The second window is read only after the first has gone to the policy, which answers once this is read.
-        if (i === 3) Deferred.doneUnsafe(scored, Effect.void)
+        // The first group fills the first window, and is with the policy, which answers once the second has been read.
+        if (i === 1) Deferred.doneUnsafe(scored, Effect.void)
         return i === 5
           ? Result.fail("broken" as const)
           : Result.succeed([{ prompt: new Int32Array(20_000), completion: Int32Array.of(1) }])
