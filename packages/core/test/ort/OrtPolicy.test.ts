@@ -48,6 +48,24 @@ describe("OrtPolicy", () => {
     )
   }
 
+  it.effect("scores completions of one token, of which none is read", () =>
+    Effect.gen(function* () {
+      const policy = yield* OrtPolicy.make(TestModel.llama())
+      const answers = [
+        { prompt: [3, 1, 4], completion: [5] },
+        { prompt: [3, 1, 4], completion: [6] },
+        { prompt: [2], completion: [7] }
+      ]
+      const scores = yield* policy.logprobs(answers)
+      // The same tokens with one more after them, so that the first is read.
+      const longer = yield* policy.logprobs(answers.map((a) => ({ ...a, completion: [...a.completion, 9] })))
+      for (const [i, score] of scores.entries()) {
+        assert.strictEqual(score.length, 1)
+        Run.close(score, [longer[i]![0]!], `answer ${i}`, { absolute: 1e-5, relative: 0 })
+      }
+    }).pipe(Effect.scoped, Effect.provide(device))
+  )
+
   it.effect("scores completions of one prompt, which is computed once, as it scores each alone", () =>
     Effect.gen(function* () {
       const policy = yield* OrtPolicy.make(TestModel.llama())
