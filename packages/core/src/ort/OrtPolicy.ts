@@ -68,8 +68,9 @@ export const scoring = (decoder: Decoder): Graph.Graph => {
   const weights = (name: string) => Graph.value(g, name)
   const forks = Attention.forked(g, decoder, { prompts, lengths, completions, places })
   const attend: Attend = (layer, ...qkv) => (layer < decoder.layers - 1 ? forks.all : forks.read)(layer, ...qkv)
-  const read = (x: Graph.Value) => Op.Slice(g, x, Graph.ints(g, [0]), asked, 0, "A")
-  const hidden = decoder.forward(g, weights, tokens, positions, attend, { read })
+  const hidden = decoder.forward(g, weights, tokens, positions, attend, {
+    read: (x) => Op.Slice(g, x, Graph.ints(g, [0]), asked, 0, "A")
+  })
   const scored = Heads.tokenLogprobs(g, takeRows(g, hidden, rows), weights(decoder.headWeight), targets)
   Graph.output(g, "logprobs", scored)
   return Graph.prune(g)
