@@ -11,22 +11,26 @@ const Refinement = { refinement: Schema.optionalKey(Schema.NonEmptyString) }
 
 const Normal = Schema.Struct({
   prompt: Prompt.Content,
-  completion: Schema.NonEmptyString,
+  completion: Schema.String,
   critique: Schema.NonEmptyString,
   ...Refinement
 })
 
 type Encoded = typeof Normal.Encoded
 
-const normalize = (
-  fields: { readonly prompt: Prompt.Content; readonly completion: Prompt.Content; readonly refinement?: string },
-  critique: string
+const ownForm = "{ prompt, completion, critique }"
+
+const make = (
+  prompt: Prompt.Content,
+  answer: Effect.Effect<string, SchemaIssue.Issue>,
+  critique: string,
+  refinement: string | undefined
 ): Effect.Effect<Encoded, SchemaIssue.Issue> =>
-  Effect.map(Prompt.answer(fields.completion, "completion"), (completion) => ({
-    prompt: fields.prompt,
+  Effect.map(answer, (completion) => ({
+    prompt,
     completion,
     critique,
-    ...(fields.refinement === undefined ? {} : { refinement: fields.refinement })
+    ...(refinement === undefined ? {} : { refinement })
   }))
 
 /**
@@ -37,6 +41,11 @@ const normalize = (
  * Decodes `{ prompt, completion, critique, refinement? }`, the same with `feedback` for `critique`, and the records of
  * ILF for code: `{ prompt, original_model_completion, Feedback, completion? }`, where the original repeats the prompt
  * and `completion` is the refinement. Encodes `{ prompt, completion, critique, refinement? }`.
+ *
+ * **Gotchas**
+ *
+ * The completion may be empty, since a policy may end its answer at once and be told so. In the other two forms an empty
+ * one fails: there it mostly is an answer that got lost. Critique and refinement are never empty.
  *
  * @category schemas
  * @since 0.1.0
@@ -50,7 +59,8 @@ export const Critique = Form.schema(Normal, [
       ...Refinement
     }),
     ["prompt", "completion", "critique"],
-    (fields) => normalize(fields, fields.critique)
+    ({ completion, critique, prompt, refinement }) =>
+      make(prompt, Prompt.answer(completion, "completion"), critique, refinement)
   ),
   Form.make(
     Schema.Struct({
@@ -60,15 +70,11 @@ export const Critique = Form.schema(Normal, [
       completion: Schema.optionalKey(Schema.String)
     }),
     ["prompt", "original_model_completion", "Feedback"],
-    ({ Feedback, completion: refinement, original_model_completion: original, prompt }) =>
-      normalize(
-        {
-          prompt,
-          completion: original.startsWith(prompt) ? original.slice(prompt.length) : original,
-          ...(refinement === undefined ? {} : { refinement })
-        },
-        Feedback
-      )
+    ({ Feedback, completion: refinement, original_model_completion: original, prompt }) => {
+      const completion = original.startsWith(prompt) ? original.slice(prompt.length) : original
+      const answer = Prompt.nonEmptyAnswer(completion, "original_model_completion", ownForm)
+      return make(prompt, answer, Feedback, refinement)
+    }
   ),
   Form.make(
     Schema.Struct({
@@ -78,7 +84,8 @@ export const Critique = Form.schema(Normal, [
       ...Refinement
     }),
     ["prompt", "completion", "feedback"],
-    (fields) => normalize(fields, fields.feedback)
+    ({ completion, feedback, prompt, refinement }) =>
+      make(prompt, Prompt.nonEmptyAnswer(completion, "completion", ownForm), feedback, refinement)
   )
 ])
 

@@ -29,7 +29,7 @@ export class FeedbackSourceError extends Schema.TaggedError<FeedbackSourceError>
 }
 
 /**
- * Answers to compare.
+ * Answers to compare. They may be empty and the same more than once: a policy may say nothing, and may repeat itself.
  *
  * @category models
  * @since 0.1.0
@@ -40,7 +40,7 @@ export interface Comparison {
 }
 
 /**
- * An answer to judge; `instruction` is what it was told to do, where that is not in the prompt.
+ * An answer to judge, possibly an empty one; `instruction` is what it was told to do, where that is not in the prompt.
  *
  * @category models
  * @since 0.1.0
@@ -97,6 +97,11 @@ export interface Labeller {
 /**
  * Makes a source of plain, asynchronous or effectful functions. What they return is checked like a line of a file.
  *
+ * **Details**
+ *
+ * Answers that are the same text are one answer to rank: the labeller sees it once, and its copies tie. Where all are
+ * the same, nobody is asked.
+ *
  * **Example** (Preferring short answers)
  *
  * ```ts
@@ -128,13 +133,25 @@ export const fromLabeller = (name: string, labeller: Labeller): FeedbackSourceSh
             Effect.mapError(fail)
           )
   }
+  const rank = ask("rankings", labeller.rank, Ranking, (comparison, ranks) => ({ ...comparison, ranks }))
   return {
     name,
     demonstrate: ask("demonstrations", labeller.demonstrate, Demonstration, (prompt, completion) => ({
       prompt,
       completion
     })),
-    rank: ask("rankings", labeller.rank, Ranking, (comparison, ranks) => ({ ...comparison, ranks })),
+    rank: (comparison) => {
+      const { completions, prompt } = comparison
+      const distinct = [...new Set(completions)]
+      if (distinct.length === 1 && completions.length > 1) {
+        return Effect.succeed({ prompt, completions, ranks: completions.map(() => 1) })
+      }
+      return Effect.map(rank({ prompt, completions: distinct }), ({ ranks }) => ({
+        prompt,
+        completions,
+        ranks: completions.map((text) => ranks[distinct.indexOf(text)]!)
+      }))
+    },
     critique: ask("critiques", labeller.critique, Critique, ({ completion, prompt }, answer) => ({
       prompt,
       completion,
@@ -235,12 +252,14 @@ export const fromTerminal: Effect.Effect<FeedbackSourceShape, never, Terminal.Te
     )
   const show = (prompt: Content) =>
     typeof prompt === "string" ? prompt : prompt.map(({ content, role }) => `${role}: ${content}`).join("\n")
+  // An empty line looks like a fault of the program.
+  const answerOf = (text: string) => (text.trim() === "" ? "(an empty answer)" : text)
   const words = (reply: string) => (reply === "" ? undefined : reply)
   return fromLabeller(source, {
     demonstrate: (prompt) => ask(`${show(prompt)}\n\nWrite the answer.`, words),
     rank: ({ completions, prompt }) =>
       ask(
-        `${show(prompt)}\n\n${completions.map((text, i) => `[${i + 1}] ${text}`).join("\n")}\n\n` +
+        `${show(prompt)}\n\n${completions.map((text, i) => `[${i + 1}] ${answerOf(text)}`).join("\n")}\n\n` +
           `Rank the ${completions.length} answers in their order: 1 is best, equal numbers are ties, as in ` +
           `"${completions.map((_, i) => i + 1).join(" ")}".`,
         (reply) => {
@@ -250,10 +269,11 @@ export const fromTerminal: Effect.Effect<FeedbackSourceShape, never, Terminal.Te
             : undefined
         }
       ),
-    critique: ({ completion, prompt }) => ask(`${show(prompt)}\n\n${completion}\n\nWhat should be better?`, words),
+    critique: ({ completion, prompt }) =>
+      ask(`${show(prompt)}\n\n${answerOf(completion)}\n\nWhat should be better?`, words),
     verify: ({ completion, instruction, prompt }) =>
       ask(
-        `${instruction === undefined ? "" : `${instruction}\n\n`}${show(prompt)}\n\n${completion}\n\n` +
+        `${instruction === undefined ? "" : `${instruction}\n\n`}${show(prompt)}\n\n${answerOf(completion)}\n\n` +
           "Does the answer do what it was told (y/n)?",
         (reply) => (/^y(es)?$/i.test(reply) ? true : /^no?$/i.test(reply) ? false : undefined)
       )

@@ -12,17 +12,18 @@ const Told = { instruction: Schema.optionalKey(Schema.NonEmptyString) }
 const Normal = Schema.Struct({
   ...Told,
   prompt: Prompt.Content,
-  completion: Schema.NonEmptyString,
+  completion: Schema.String,
   satisfied: Schema.Boolean
 })
 
 type Encoded = typeof Normal.Encoded
 
-const normalize = (
-  fields: { readonly prompt: Prompt.Content; readonly completion: Prompt.Content; readonly instruction?: string },
+const make = (
+  fields: { readonly prompt: Prompt.Content; readonly instruction?: string },
+  answer: Effect.Effect<string, SchemaIssue.Issue>,
   satisfied: boolean
 ): Effect.Effect<Encoded, SchemaIssue.Issue> =>
-  Effect.map(Prompt.answer(fields.completion, "completion"), (completion) => ({
+  Effect.map(answer, (completion) => ({
     ...(fields.instruction === undefined ? {} : { instruction: fields.instruction }),
     prompt: fields.prompt,
     completion,
@@ -40,15 +41,24 @@ const Fields = { ...Told, prompt: Prompt.FileContent, completion: Prompt.FileCon
  * Decodes `{ instruction?, prompt, completion, satisfied }` and the unpaired preferences of KTO, which call the verdict
  * `label`. Encodes the former.
  *
+ * **Gotchas**
+ *
+ * The completion may be empty, since a policy may end its answer at once and be judged for it. Beside a `label` an empty
+ * one fails: there it mostly is an answer that got lost.
+ *
  * @category schemas
  * @since 0.1.0
  */
 export const Instruction = Form.schema(Normal, [
   Form.make(Schema.Struct({ ...Fields, satisfied: Schema.Boolean }), ["prompt", "completion", "satisfied"], (fields) =>
-    normalize(fields, fields.satisfied)
+    make(fields, Prompt.answer(fields.completion, "completion"), fields.satisfied)
   ),
   Form.make(Schema.Struct({ ...Fields, label: Schema.Boolean }), ["prompt", "completion", "label"], (fields) =>
-    normalize(fields, fields.label)
+    make(
+      fields,
+      Prompt.nonEmptyAnswer(fields.completion, "completion", "{ prompt, completion, satisfied }"),
+      fields.label
+    )
   )
 ])
 

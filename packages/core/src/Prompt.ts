@@ -101,6 +101,24 @@ export const answer = (content: Content, field: string): Effect.Effect<string, S
 }
 
 /**
+ * Like {@link answer}, and an empty one is an issue: in data of others it mostly is an answer that got lost. Whoever has
+ * a model's empty answer writes it in `form`, which takes it.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const nonEmptyAnswer = (
+  content: Content,
+  field: string,
+  form: string
+): Effect.Effect<string, SchemaIssue.Issue> =>
+  Effect.flatMap(answer(content, field), (text) =>
+    text !== ""
+      ? Effect.succeed(text)
+      : Form.refuse(field, `is empty: leave the record out or, if the model did answer nothing, write it as ${form}`)
+  )
+
+/**
  * A prompt as the model sees it. `tokens` is `[T]`; `text` is what was tokenized, special tokens of a chat template
  * included; `messages` are kept when the prompt is a conversation.
  *

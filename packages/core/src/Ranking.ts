@@ -9,23 +9,32 @@ import * as Prompt from "./Prompt.ts"
 
 const Normal = Schema.Struct({
   prompt: Prompt.Content,
-  completions: Schema.Array(Schema.NonEmptyString),
+  completions: Schema.Array(Schema.String),
   ranks: Schema.Array(Schema.Int)
 }).check(
   Schema.makeFilter(({ completions, ranks }) => {
     if (completions.length < 2) {
       return { path: ["completions"], issue: `Expected at least 2 completions to compare, got ${completions.length}` }
     }
-    return (
-      completions.length === ranks.length || {
+    if (completions.length !== ranks.length) {
+      return {
         path: ["ranks"],
         issue: `Expected one rank per completion: ${completions.length}, got ${ranks.length}`
       }
-    )
+    }
+    const second = completions.findIndex((text, i) => ranks[completions.indexOf(text)] !== ranks[i])
+    if (second < 0) return true
+    const first = completions.indexOf(completions[second]!)
+    const issue =
+      `Expected equal ranks for the same text: completions ${first} and ${second} are alike and are ranked ` +
+      `${ranks[first]} and ${ranks[second]}; leave one of them out`
+    return { path: ["ranks"], issue }
   })
 )
 
 type Encoded = typeof Normal.Encoded
+
+const ownForm = "{ prompt, completions, ranks }"
 
 const assistantCue = "\n\nAssistant:"
 
@@ -45,11 +54,7 @@ const fromPair = (
 ): Effect.Effect<Encoded, SchemaIssue.Issue> => {
   if (typeof chosen === "string" && typeof rejected === "string") {
     const split = prompt === undefined ? sharedPrompt(chosen, rejected) : 0
-    const completions = [chosen.slice(split), rejected.slice(split)]
-    const empty = completions.indexOf("")
-    return empty >= 0
-      ? Form.refuse(empty === 0 ? "chosen" : "rejected", "is empty after the prompt: nothing to compare")
-      : Effect.succeed({ prompt: prompt ?? chosen.slice(0, split), completions, ranks: [1, 2] })
+    return pair(prompt ?? chosen.slice(0, split), chosen.slice(split), rejected.slice(split))
   }
   if (typeof chosen === "string" || typeof rejected === "string") {
     return Form.refuse("rejected", "Expected chosen and rejected to be both text or both messages")
@@ -57,18 +62,26 @@ const fromPair = (
   let split = 0
   const most = Math.min(chosen.length, rejected.length) - 1
   while (split < most && same(chosen[split], rejected[split])) split++
-  return Effect.all([
-    Prompt.answer(chosen.slice(split), "chosen"),
-    Prompt.answer(rejected.slice(split), "rejected")
-  ]).pipe(
-    Effect.map((completions) => ({
-      // with whole dialogues the prompt is their shared part, since a prompt beside them only repeats it
-      prompt: split > 0 ? chosen.slice(0, split) : (prompt ?? []),
-      completions,
-      ranks: [1, 2]
-    }))
-  )
+  // with whole dialogues the prompt is their shared part, since a prompt beside them only repeats it
+  const shared = split > 0 ? chosen.slice(0, split) : (prompt ?? [])
+  return pair(shared, chosen.slice(split), rejected.slice(split))
 }
+
+const pair = (
+  prompt: Prompt.Content,
+  chosen: Prompt.Content,
+  rejected: Prompt.Content
+): Effect.Effect<Encoded, SchemaIssue.Issue> =>
+  Effect.flatMap(
+    Effect.all([
+      Prompt.nonEmptyAnswer(chosen, "chosen", ownForm),
+      Prompt.nonEmptyAnswer(rejected, "rejected", ownForm)
+    ]),
+    (completions): Effect.Effect<Encoded, SchemaIssue.Issue> =>
+      completions[0] === completions[1]
+        ? Form.refuse("rejected", `is the same as chosen: leave the record out, or write a tie as ${ownForm}`)
+        : Effect.succeed({ prompt, completions, ranks: [1, 2] })
+  )
 
 const same = (a: Prompt.Message | undefined, b: Prompt.Message | undefined): boolean =>
   a?.role === b?.role && a?.content === b?.content
@@ -85,7 +98,12 @@ const same = (a: Prompt.Message | undefined, b: Prompt.Message | undefined): boo
  *
  * **Gotchas**
  *
- * A completion may be blank, since refusing to answer can be judged, but not empty. Only the order of ranks counts.
+ * Only the order of ranks counts. A completion may be empty, since a policy may end its answer at once, and occur more
+ * than once, since a policy may repeat itself; the same text must have the same rank, so that its copies tie. Where all
+ * ranks are equal there is nothing to learn: {@link pairs} is empty.
+ *
+ * In pairs of `chosen` and `rejected` an empty answer fails, as it mostly is one that got lost (a blank does not: in
+ * HH-RLHF answers start with one), and so do two answers that are the same.
  *
  * @category schemas
  * @since 0.1.0

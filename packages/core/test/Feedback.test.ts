@@ -17,6 +17,7 @@ const assistant = (content: string) => ({ role: "assistant", content })
 
 const words = Schema.NonEmptyString.check(Schema.makeFilter((text: string) => text.trim() !== ""))
 const text = Arbitrary.schema(words)
+const string = Arbitrary.schema(Schema.String)
 const content = Arbitrary.schema(Schema.Union([Schema.String, Schema.Array(Prompt.Message)]))
 
 describe("Demonstration", () => {
@@ -114,6 +115,22 @@ describe("Ranking", () => {
     assert.deepStrictEqual(decode<unknown>(schema, ranking), ranking)
   })
 
+  it("takes answers that are empty or occur twice, and ranks that are all the same", () => {
+    for (const ranking of [
+      { prompt: "q", completions: ["", "a"], ranks: [2, 1] },
+      { prompt: "q", completions: ["a", "b", "a"], ranks: [2, 1, 2] },
+      { prompt: "q", completions: ["a", "b"], ranks: [3, 3] }
+    ]) {
+      assert.deepStrictEqual(decode<unknown>(schema, ranking), ranking)
+    }
+  })
+
+  it("takes a blank answer of a pair, as HH-RLHF writes an empty one", () => {
+    const start = "\n\nHuman: q\n\nAssistant:"
+    const { completions } = decode(schema, { chosen: `${start} a`, rejected: `${start} ` })
+    assert.deepStrictEqual(completions, [" a", " "])
+  })
+
   it("decodes pairs with their prompt", () => {
     const pair = { prompt: "q", completions: ["good", "bad"], ranks: [1, 2] }
     assert.deepStrictEqual(decode<unknown>(schema, { prompt: "q", chosen: "good", rejected: "bad" }), pair)
@@ -165,9 +182,26 @@ describe("Ranking", () => {
   it("names what is wrong", () => {
     assert.match(reason(schema, { prompt: "q", chosen: "a" }), /Missing key\s+at \["rejected"\]/)
     assert.match(reason(schema, { prompt: "q", chosen: "", rejected: "b" }), /empty.*\s+at \["chosen"\]/)
+    assert.match(
+      reason(schema, { prompt: "q", chosen: [assistant("a")], rejected: [assistant("")] }),
+      /is empty: leave .* write it as \{ prompt, completions, ranks \}\s+at \["rejected"\]/
+    )
+    assert.match(
+      reason(schema, { chosen: "\n\nHuman: q\n\nAssistant:", rejected: "\n\nHuman: q\n\nAssistant: a" }),
+      /empty.*\s+at \["chosen"\]/
+    )
+    assert.match(reason(schema, { prompt: "q", chosen: "a", rejected: "a" }), /same as chosen.*\s+at \["rejected"\]/)
+    assert.match(
+      reason(schema, { chosen: [user("q"), assistant("a")], rejected: [user("q"), assistant("a")] }),
+      /same as chosen.*\s+at \["rejected"\]/
+    )
     assert.match(reason(schema, { prompt: "q", completions: ["a"], ranks: [1] }), /at least 2.*\s+at \["completions"\]/)
     assert.match(reason(schema, { prompt: "q", completions: ["a", "b"], ranks: [1] }), /one rank.*\s+at \["ranks"\]/)
-    assert.match(reason(schema, { prompt: "q", completions: ["a", ""], ranks: [1, 2] }), /at \["completions"\]\[1\]/)
+    assert.match(
+      reason(schema, { prompt: "q", completions: ["a", "b", "c", "b"], ranks: [1, 2, 3, 4] }),
+      /completions 1 and 3 are alike and are ranked 2 and 4.*\s+at \["ranks"\]/
+    )
+    assert.match(reason(schema, { prompt: "q", completions: ["a", "b"], ranks: [1, 1.5] }), /at \["ranks"\]\[1\]/)
     assert.match(
       reason(schema, {
         chosen: [user("q"), assistant("a"), user("r"), assistant("b")],
@@ -191,18 +225,20 @@ describe("Ranking", () => {
     assert.deepStrictEqual(Ranking.pairs([1, 1]), [])
   })
 
-  const answers = Arbitrary.array(Arbitrary.schema(Schema.Tuple([Schema.NonEmptyString, Schema.Int])), {
+  const answers = Arbitrary.array(Arbitrary.schema(Schema.Tuple([Schema.String, Schema.Int])), {
     minLength: 2,
     maxLength: 5
   })
   it.prop("comes back from its own encoding", [content, answers], ([prompt, answers]) => {
-    const ranking = { prompt, completions: answers.map(([text]) => text), ranks: answers.map(([, rank]) => rank) }
+    const completions = answers.map(([text]) => text)
+    // Copies of a text have the rank of the first.
+    const ranking = { prompt, completions, ranks: completions.map((text) => answers[completions.indexOf(text)]![1]) }
     assert.deepStrictEqual(decode<unknown>(schema, Schema.encodeSync(schema)(ranking)), ranking)
   })
 
   it.prop("pair texts joined to their prompt are the texts that came in", [text, text, text], ([start, a, b]) => {
     const chosen = `${start}\n\nAssistant:${a}`
-    const rejected = `${start}\n\nAssistant:${b}`
+    const rejected = `${start}\n\nAssistant:${b}${a === b ? "!" : ""}`
     const ranking = decode(schema, { chosen, rejected })
     assert.deepStrictEqual(
       ranking.completions.map((text) => `${ranking.prompt}${text}`),
@@ -234,10 +270,24 @@ describe("Critique", () => {
   it("names what is wrong", () => {
     assert.match(reason(schema, { prompt: "q", completion: "a" }), /Missing key\s+at \["critique"\]/)
     assert.match(reason(schema, { ...critique, critique: "" }), /at \["critique"\]/)
-    assert.match(reason(schema, { ...critique, completion: "" }), /at \["completion"\]/)
+    assert.match(reason(schema, { prompt: "q", critique: "c" }), /Missing key\s+at \["completion"\]/)
+    assert.match(
+      reason(schema, { prompt: "q", completion: "", feedback: "f" }),
+      /is empty: .* write it as \{ prompt, completion, critique \}\s+at \["completion"\]/
+    )
+    assert.match(
+      reason(schema, { prompt: "q", original_model_completion: "q", Feedback: "f" }),
+      /is empty.*\s+at \["original_model_completion"\]/
+    )
+    assert.match(reason(schema, { ...critique, refinement: "" }), /at \["refinement"\]/)
   })
 
-  it.prop("comes back from its own encoding", [content, text, text], ([prompt, completion, critique]) => {
+  it("takes an answer that is empty", () => {
+    assert.strictEqual(decode(schema, { ...critique, completion: "" }).completion, "")
+    assert.strictEqual(decode(schema, { ...critique, completion: [assistant("")] }).completion, "")
+  })
+
+  it.prop("comes back from its own encoding", [content, string, text], ([prompt, completion, critique]) => {
     for (const value of [
       { prompt, completion, critique },
       { prompt, completion, critique, refinement: critique }
@@ -261,13 +311,21 @@ describe("Instruction", () => {
 
   it("names what is wrong", () => {
     assert.match(reason(schema, { prompt: "q", completion: "a" }), /Missing key\s+at \["satisfied"\]/)
-    assert.match(reason(schema, { prompt: "q", completion: "", satisfied: true }), /at \["completion"\]/)
+    assert.match(
+      reason(schema, { prompt: "q", completion: "", label: true }),
+      /is empty: .* write it as \{ prompt, completion, satisfied \}\s+at \["completion"\]/
+    )
   })
 
-  it.prop("comes back from its own encoding", [content, text, Schema.Boolean], ([prompt, completion, satisfied]) => {
+  it("takes an answer that is empty", () => {
+    const silent = { prompt: "q", completion: "", satisfied: false }
+    assert.deepStrictEqual<unknown>(decode(schema, silent), silent)
+  })
+
+  it.prop("comes back from its own encoding", [content, string, Schema.Boolean], ([prompt, completion, satisfied]) => {
     for (const value of [
       { prompt, completion, satisfied },
-      { instruction: completion, prompt, completion, satisfied }
+      { instruction: "Sort.", prompt, completion, satisfied }
     ]) {
       assert.deepStrictEqual<unknown>(decode(schema, Schema.encodeSync(schema)(value)), value)
     }

@@ -42,6 +42,44 @@ describe("a scripted labeller", () => {
       assert.match(yield* message(source.rank(comparison)), /script: Expected one rank per completion/)
     })
   )
+
+  it.effect("judges an answer of no text, and demonstrates none", () =>
+    Effect.gen(function* () {
+      const source = FeedbackSource.fromLabeller("script", {
+        rank: ({ completions }) => completions.map((text) => (text === "" ? 2 : 1)),
+        critique: ({ completion }) => (completion === "" ? "Say something." : "Good."),
+        verify: ({ completion }) => completion !== "",
+        demonstrate: () => ""
+      })
+      const nothing = { prompt: "q", completion: "" }
+      assert.deepStrictEqual((yield* source.rank({ prompt: "q", completions: ["", "a"] })).ranks, [2, 1])
+      assert.deepStrictEqual(yield* source.critique(nothing), { ...nothing, critique: "Say something." })
+      assert.deepStrictEqual(yield* source.verify(nothing), { ...nothing, satisfied: false })
+      assert.match(yield* message(source.demonstrate("q")), /is empty: nothing to imitate/)
+    })
+  )
+
+  it.effect("sees an answer that was sampled twice once, and its copies tie", () =>
+    Effect.gen(function* () {
+      const seen: Array<ReadonlyArray<string>> = []
+      // In the order of the answers, whatever they are.
+      const source = FeedbackSource.fromLabeller("script", {
+        rank: ({ completions }) => {
+          seen.push(completions)
+          return completions.map((_, i) => i + 1)
+        }
+      })
+      const completions = ["a", "b", "a", "", "b"]
+      assert.deepStrictEqual(yield* source.rank({ prompt: "q", completions }), {
+        prompt: "q",
+        completions,
+        ranks: [1, 2, 1, 3, 2]
+      })
+      assert.deepStrictEqual((yield* source.rank({ prompt: "q", completions: ["a", "a"] })).ranks, [1, 1])
+      assert.match(yield* message(source.rank({ prompt: "q", completions: ["a"] })), /at least 2 completions/)
+      assert.deepStrictEqual(seen, [["a", "b", ""], ["a"]])
+    })
+  )
 })
 
 describe("recorded lines", () => {
@@ -76,6 +114,8 @@ describe("recorded lines", () => {
           /rankings\.jsonl: has nothing on these answers to the prompt "q"/
         )
         assert.match(yield* message(source.verify(attempt)), /no file was given/)
+        const copies = { prompt: "q", completions: ["short", "long answer", "short"] }
+        assert.deepStrictEqual((yield* source.rank(copies)).ranks, [1, 3, 1])
         assert.match(
           yield* message(FeedbackSource.fromJsonLines({ critiques: file("bad.jsonl", attempt) })),
           /bad\.jsonl, line 1: field "critique": Missing key/
@@ -115,6 +155,21 @@ describe("a person at a terminal", () => {
       assert.deepStrictEqual(yield* person.verify(attempt), { ...attempt, satisfied: true })
       assert.strictEqual(shown.length, 8)
       assert.match(shown[0]!, /\[1\] long answer\n\[2\] short/)
+    })
+  )
+
+  it.effect("is told of an answer that is empty", () =>
+    Effect.gen(function* () {
+      const { shown, source } = terminal(["2 1", "Speak.", "n"])
+      const person = yield* source
+      const nothing = { prompt: "q", completion: "" }
+      assert.deepStrictEqual((yield* person.rank({ prompt: "q", completions: ["", "a"] })).ranks, [2, 1])
+      assert.strictEqual((yield* person.critique(nothing)).critique, "Speak.")
+      assert.isFalse((yield* person.verify(nothing)).satisfied)
+      assert.lengthOf(
+        shown.filter((text) => text.includes("(an empty answer)")),
+        3
+      )
     })
   )
 
