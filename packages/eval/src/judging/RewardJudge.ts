@@ -3,8 +3,9 @@
  *
  * @since 0.1.0
  */
-import { Prompt, RewardModel, type Tokenizer } from "@attune/core"
+import { RewardModel } from "@attune/core"
 import { Effect, Layer } from "effect"
+import * as Answer from "./Answer.ts"
 import * as Judge from "./Judge.ts"
 
 /**
@@ -14,13 +15,13 @@ import * as Judge from "./Judge.ts"
  *
  * `margin`: scores that differ by no more than this are a tie; 0, the default, leaves equal scores as ties.
  * `tokenizer`: that of a reward model which reads tokens. Without one the model is given texts, and no tokens.
+ * `endOfText`: answers' tokens end with the tokenizer's end-of-text token, where trained reward models read the score.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Options {
+export interface Options extends Answer.Options {
   readonly margin?: number
-  readonly tokenizer?: Pick<Tokenizer.Tokenizer, "encode">
 }
 
 /**
@@ -30,24 +31,20 @@ export interface Options {
  * **Details**
  *
  * Tokens: of the prompt with the tokenizer's special tokens, of the answer without them, as a policy's rollout has them
- * before its stop token.
+ * before its stop token; with that token where `endOfText` is asked for.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const make = (model: RewardModel.RewardModelShape, options?: Options): Judge.JudgeShape => {
   const margin = Judge.checkedMargin(options?.margin)
-  const encode = options?.tokenizer?.encode ?? (() => new Int32Array())
-  const answer = (prompt: Prompt.Prompt, text: string): RewardModel.Answer => ({
-    prompt,
-    completion: { text, tokens: encode(text, { addSpecialTokens: false }) }
-  })
+  const { answer, prompt: promptOf } = Answer.maker(options)
   const { name } = model
   return {
     name,
     compare: Effect.fn("RewardJudge.compare")(function* (comparisons) {
       const answers = comparisons.flatMap(({ first, prompt: text, second }) => {
-        const prompt = Prompt.make(text, encode(text))
+        const prompt = promptOf(text)
         return [answer(prompt, first), answer(prompt, second)]
       })
       const scores = yield* model.score(answers).pipe(
