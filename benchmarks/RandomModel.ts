@@ -68,7 +68,7 @@ export const learner: (
   function* (shape, stepsPerRun) {
     const policy = yield* OrtPolicy.make(make(shape))
     const optimizer = Optimizer.adamW({ learningRate: 1e-4, weightDecay: 0.01, maxGradNorm: 1, decays: () => true })
-    return yield* OrtLearner.make({ policy, loss: Sft.loss, optimizer, stepsPerRun })
+    return yield* OrtLearner.make({ model: policy, loss: Sft.loss, optimizer, stepsPerRun })
   }
 )
 

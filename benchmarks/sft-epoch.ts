@@ -47,7 +47,7 @@ export const bench: Bench = {
 
         const policy = yield* OrtPolicy.make(base)
         const optimizer = Optimizer.adamW({ learningRate: 5e-4, maxGradNorm: 1 })
-        const learner = yield* OrtLearner.make({ policy, loss: Sft.loss, optimizer })
+        const learner = yield* OrtLearner.make({ model: policy, loss: Sft.loss, optimizer })
         const start = yield* learner.state
         yield* learner.update(epoch(0).slice(0, 2))
         const own: Array<number> = []

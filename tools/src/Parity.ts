@@ -177,8 +177,8 @@ const examplesOf = (ids: Tensor.Tensor, mask: Tensor.Tensor, labels: Tensor.Tens
 
 type Examples = ReturnType<typeof examplesOf>
 
-const gradientGraph = (decoder: Decoder.Decoder, rmsNorm: "fused" | "plain") => {
-  const step = OrtLearner.trainStep(decoder, Sft.loss, Optimizer.adamW({ learningRate: 1 }), { rmsNorm })
+const gradientGraph = (policy: OrtPolicy.OrtPolicy, rmsNorm: "fused" | "plain") => {
+  const step = OrtLearner.trainStep(policy, Sft.loss, Optimizer.adamW({ learningRate: 1 }), { rmsNorm })
   const g = Graph.make("gradients")
   for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
   const parameters = step.parameters.map(({ name, shape }) => Graph.input(g, name, "float32", shape))
@@ -220,7 +220,7 @@ const compareGradients = Effect.fnUntraced(function* (
 ) {
   const device = yield* Device.Device
   const rmsNorm = device.provider === "webgpu" ? "plain" : "fused"
-  const graph = yield* Effect.fromResult(gradientGraph(policy.base.decoder, rmsNorm))
+  const graph = yield* Effect.fromResult(gradientGraph(policy, rmsNorm))
   const session = yield* device.compile(Model.encode(graph), { name: "gradients" })
   const outputs = yield* session.run({ ...Object.fromEntries(yield* policy.parameters), ...batchFeeds(examples) })
   let gradient = { worst: 0, tensor: "" }
@@ -343,7 +343,7 @@ const compareTensors = Effect.fnUntraced(function* (directory: string) {
 
   const { betas, clip_grad_norm, eps, lr, weight_decay } = meta.adamw
   const learner = yield* OrtLearner.make({
-    policy,
+    model: policy,
     loss: Sft.loss,
     optimizer: Optimizer.adamW({
       learningRate: lr,

@@ -112,7 +112,7 @@ export const command = Command.make(
         LearningRate.cosine(chosen.learningRate, steps, chosen.learningRate / 30)
       )
       const learner = yield* OrtLearner.make({
-        policy,
+        model: policy,
         loss: Sft.loss,
         optimizer: Optimizer.adamW({ learningRate: rate, beta2: 0.98, weightDecay: 0.05, maxGradNorm: 1 })
       })

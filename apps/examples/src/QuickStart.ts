@@ -18,7 +18,7 @@ const program = Effect.gen(function* () {
   const base = yield* Pretrained.load(yield* Pretrained.resolve(model)) // a directory, or a repository on the Hub
   const policy = yield* OrtPolicy.make(base)
   const optimizer = Optimizer.adamW({ learningRate: 5e-4, maxGradNorm: 1 })
-  const learner = yield* OrtLearner.make({ policy, loss: Sft.loss, optimizer })
+  const learner = yield* OrtLearner.make({ model: policy, loss: Sft.loss, optimizer })
   const demonstrations = yield* JsonLines.read(file, Demonstration.Demonstration)
   const examples = yield* Effect.fromResult(Sft.examples(base.tokenizer, demonstrations))
   yield* Sft.train(learner, examples, { epochs: 1, batchSize: 16, directory: "out/quick-start" })

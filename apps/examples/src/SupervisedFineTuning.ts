@@ -214,7 +214,7 @@ export const command = Command.make(
       const samplesBefore = yield* show
       const steps = Sft.steps(material.train.length, { batchSize: chosen.batch, epochs: chosen.epochs })
       const learner = yield* OrtLearner.make({
-        policy,
+        model: policy,
         loss: Sft.loss,
         optimizer: Optimizer.adamW({
           learningRate: LearningRate.cosine(chosen.learningRate, steps, chosen.learningRate / 10),

@@ -6,8 +6,7 @@
  * @since 0.1.0
  */
 import { type Effect, Schema } from "effect"
-import type { Example, Fields } from "./Loss.ts"
-import type { PolicyShape } from "./Policy.ts"
+import type { Batch, Fields } from "./Loss.ts"
 import type { Tensor } from "./Tensor.ts"
 
 /**
@@ -38,7 +37,7 @@ export type StepMetrics = Readonly<Record<string, number>>
 
 /**
  * Everything that a learner needs to go on exactly where it was: the number of steps taken and, by part (`weights`,
- * `first`, `second`, `ema`) and parameter name, the tensors.
+ * `first`, `second`, `ema`) and parameter name, the tensors. `memory`: what a method remembers besides.
  *
  * @category models
  * @since 0.1.0
@@ -46,6 +45,25 @@ export type StepMetrics = Readonly<Record<string, number>>
 export interface LearnerState {
   readonly step: number
   readonly tensors: Readonly<Record<string, ReadonlyMap<string, Tensor<"float32">>>>
+  readonly memory?: Schema.Json
+}
+
+/**
+ * What a run keeps, and takes up again: a learner, or several that make progress together.
+ *
+ * **Details**
+ *
+ * `stepsPerRun` is how many steps are best taken at once. `fingerprint` names architecture, trained parameters and loss, so
+ * that a checkpoint of another learner is recognised.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Resumable {
+  readonly fingerprint: string
+  readonly stepsPerRun: number
+  readonly state: Effect.Effect<LearnerState, LearnerError>
+  readonly restore: (state: LearnerState) => Effect.Effect<void, LearnerError>
 }
 
 /**
@@ -53,21 +71,14 @@ export interface LearnerState {
  *
  * **Details**
  *
- * `update` takes the batches of consecutive optimizer steps and returns a record for each. The weights of `policy` are
- * the learner's: after `update` it samples and scores with the new ones. `stepsPerRun` is how many steps are best given
- * at once. `fingerprint` names architecture, trained parameters and loss, so that a checkpoint of another learner is
- * recognised.
+ * `update` takes the batches of consecutive optimizer steps and returns a record for each step taken: for all of them,
+ * unless the learner was told when to stop. The weights of `model` are the learner's: after `update` it samples and scores
+ * with the new ones.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Learner<F extends Fields = Fields> {
-  readonly policy: PolicyShape
-  readonly fingerprint: string
-  readonly stepsPerRun: number
-  readonly update: (
-    batches: ReadonlyArray<ReadonlyArray<Example<F>>>
-  ) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError>
-  readonly state: Effect.Effect<LearnerState, LearnerError>
-  readonly restore: (state: LearnerState) => Effect.Effect<void, LearnerError>
+export interface Learner<F extends Fields = Fields, Model = unknown> extends Resumable {
+  readonly model: Model
+  readonly update: (batches: ReadonlyArray<Batch<F>>) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError>
 }

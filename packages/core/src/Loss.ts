@@ -49,46 +49,110 @@ export interface Example<F extends Fields = Fields> {
 }
 
 /**
- * What a loss is built from.
- *
- * **Details**
- *
- * `logprobs` `[N]`: log-probs of the target tokens under the model that is being updated, nats, temperature 1.
- * `entropy` `[N]`: entropy of that model's distributions at the same places, nats. `weights` `[N]`: add up to one over
- * the optimizer step. `fields`: the tensors that the loss asked for.
+ * Sequences whose loss is one, such as the answers of a ranking: they are computed together, whatever a batch is cut into.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Inputs<F extends Fields = Fields> {
+export type Group<F extends Fields = Fields> = ReadonlyArray<Example<F>>
+
+/**
+ * What one optimizer step learns from.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Batch<F extends Fields = Fields> = ReadonlyArray<Example<F> | Group<F>>
+
+/**
+ * What a language model says of the target tokens.
+ *
+ * **Details**
+ *
+ * `logprobs` `[N]`: their log-probs under the model that is being updated, nats. `entropy` `[N]`: entropy of that model's
+ * distributions at the same places, nats. Both at temperature 1 unless another, above 0, is given: then of the softmax of
+ * the logits divided by it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LanguageOutputs {
+  readonly logprobs: (temperature?: number) => Value
+  readonly entropy: (temperature?: number) => Value
+}
+
+/**
+ * What a model with a scalar head says: `values` `[N]`, for each target token that of the state before it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ScalarOutputs {
+  readonly values: () => Value
+}
+
+/**
+ * What a loss is built from, beside what the model says (`O`).
+ *
+ * **Details**
+ *
+ * `weights` `[N]`: add up to one over the optimizer step. `fields`: the tensors that the loss asked for.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Inputs<F extends Fields = Fields, O = LanguageOutputs> = O & {
   readonly g: Graph.Graph
-  readonly logprobs: () => Value
-  readonly entropy: () => Value
   readonly weights: Value
   readonly fields: { readonly [K in keyof F]: Value }
 }
 
 /**
- * A loss. `metrics` lists the names of the scalars that `build` returns beside the loss; like the loss they are summed
- * over micro-batches, so build them with {@link mean}.
+ * A loss on what a model says: {@link LanguageOutputs} unless `O` is another.
+ *
+ * **Details**
+ *
+ * `metrics` lists the names of the scalars that `build` returns beside the loss; like the loss they are summed over
+ * micro-batches, so build them with {@link mean}. Of those that are also in `maxima` the largest is reported instead.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Loss<F extends Fields = Fields, M extends string = string> {
+export interface Loss<F extends Fields = Fields, M extends string = string, O = LanguageOutputs> {
   readonly name: string
   readonly fields: F
   readonly metrics: ReadonlyArray<M>
-  readonly build: (inputs: Inputs<F>) => { readonly loss: Value; readonly metrics: Readonly<Record<M, Value>> }
+  readonly maxima?: ReadonlyArray<NoInfer<M>> | undefined
+  readonly build: (inputs: Inputs<F, O>) => { readonly loss: Value; readonly metrics: Readonly<Record<M, Value>> }
 }
 
 /**
- * Makes a loss; a plain identity that lets the types of fields and metrics be inferred.
+ * Makes a loss on what a language model says; a plain identity that lets the types of fields and metrics be inferred.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const make = <const F extends Fields, const M extends string>(loss: Loss<F, M>): Loss<F, M> => loss
+
+/**
+ * Makes a loss on what a scalar head says.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeScalar = <const F extends Fields, const M extends string>(
+  loss: Loss<F, M, ScalarOutputs>
+): Loss<F, M, ScalarOutputs> => loss
+
+/**
+ * Makes a loss on what a language model with a scalar head says.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeShared = <const F extends Fields, const M extends string>(
+  loss: Loss<F, M, LanguageOutputs & ScalarOutputs>
+): Loss<F, M, LanguageOutputs & ScalarOutputs> => loss
 
 /**
  * The weighted mean over the target tokens of a step: `Σ weights ∘ perToken`, a scalar.

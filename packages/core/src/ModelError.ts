@@ -14,7 +14,7 @@ import { Schema } from "effect"
  */
 export class ModelError extends Schema.TaggedError<ModelError>()("ModelError", {
   model: Schema.String,
-  operation: Schema.Literals(["load", "sample", "logprobs", "embed", "save"]),
+  operation: Schema.Literals(["load", "sample", "logprobs", "values", "embed", "save"]),
   message: Schema.String,
   cause: Schema.optionalKey(Schema.Defect())
 }) {}

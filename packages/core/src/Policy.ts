@@ -23,12 +23,22 @@ export interface Continuation {
 }
 
 /**
+ * How log-probs are asked for. `temperature`, above 0, divides the logits before the softmax, default 1.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LogprobsOptions {
+  readonly temperature?: number | undefined
+}
+
+/**
  * A language model that can be sampled and scored.
  *
  * **Details**
  *
  * `logprobs` returns for each continuation the log-probs `[T]`, in nats, of its completion's tokens given everything
- * before them, at temperature 1. A prompt has at least one token. Fails when a sequence is longer than `contextLength`.
+ * before them. A prompt has at least one token. Fails when a sequence is longer than `contextLength`.
  *
  * @category models
  * @since 0.1.0
@@ -42,7 +52,8 @@ export interface PolicyShape extends SamplerShape {
   /** Longest sequence, in tokens. */
   readonly contextLength: number
   readonly logprobs: (
-    continuations: ReadonlyArray<Continuation>
+    continuations: ReadonlyArray<Continuation>,
+    options?: LogprobsOptions
   ) => Effect.Effect<ReadonlyArray<Float32Array>, ModelError>
 }
 

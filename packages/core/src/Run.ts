@@ -10,10 +10,9 @@
 import { createHash } from "node:crypto"
 import { createRequire } from "node:module"
 import { join } from "node:path"
-import { Effect, Exit, Option, type Schema, type Scope } from "effect"
+import { Effect, Exit, Option, Schema, type Scope } from "effect"
 import * as Checkpoint from "./Checkpoint.ts"
-import { type Learner, LearnerError, type StepMetrics } from "./Learner.ts"
-import type { Fields } from "./Loss.ts"
+import { LearnerError, type LearnerState, type Resumable, type StepMetrics } from "./Learner.ts"
 import * as RunLog from "./RunLog.ts"
 import type { Tensor } from "./Tensor.ts"
 
@@ -62,6 +61,12 @@ export interface Identity {
   /** Digest of what is learned from: see {@link digest}. */
   readonly data: string
 }
+
+// What a checkpoint of a run holds besides tensors.
+const State = Schema.Struct({
+  config: Schema.Record(Schema.String, Schema.Json),
+  memory: Schema.optionalKey(Schema.Json)
+})
 
 /**
  * A run in progress.
@@ -112,13 +117,13 @@ export const digest = (parts: Iterable<string | Int32Array | Float32Array>): str
  * @category constructors
  * @since 0.1.0
  */
-export const open: <F extends Fields>(
-  learner: Learner<F>,
+export const open: (
+  learner: Resumable,
   identity: Identity,
   options: KeepOptions
 ) => Effect.Effect<Run, RunLog.RunLogError | Checkpoint.CheckpointError | LearnerError, Scope.Scope> = Effect.fn(
   "Run.open"
-)(function* <F extends Fields>(learner: Learner<F>, identity: Identity, options: KeepOptions) {
+)(function* (learner: Resumable, identity: Identity, options: KeepOptions) {
   const { checkpointEvery: every = 100, keepLast = 2 } = options
   for (const [name, count] of Object.entries({ checkpointEvery: every, keepLast })) {
     if (Number.isSafeInteger(count) && count >= 1) continue
@@ -136,7 +141,7 @@ export const open: <F extends Fields>(
 
   const fingerprint = digest([learner.fingerprint, JSON.stringify(identity)])
   const root = join(directory, "checkpoints")
-  const found = options.resume === true ? yield* Checkpoint.latest(root, { fingerprint }) : Option.none()
+  const found = options.resume === true ? yield* Checkpoint.latest(root, { fingerprint, state: State }) : Option.none()
   if (options.resume === true && Option.isNone(found)) {
     // A run killed before its first checkpoint has none and starts again; damaged ones are no reason to lose its log.
     const damaged = yield* Checkpoint.steps(root)
@@ -151,7 +156,8 @@ export const open: <F extends Fields>(
   const start = Option.isSome(found) ? found.value.step : 0
   if (Option.isSome(found)) {
     const tensors = found.value.tensors as Readonly<Record<string, ReadonlyMap<string, Tensor<"float32">>>>
-    yield* learner.restore({ step: start, tensors })
+    const { memory } = found.value.state
+    yield* learner.restore({ step: start, tensors, ...(memory === undefined ? {} : { memory }) })
   }
   const config = { method: identity.method, steps: total, data: identity.data, ...identity.config }
   const log = yield* RunLog.make(
@@ -163,10 +169,11 @@ export const open: <F extends Fields>(
   let logged = start
   let saved = Option.isSome(found) ? start : -1
   const save = Effect.gen(function* () {
-    const { step, tensors } = yield* learner.state
+    const { memory, step, tensors }: LearnerState = yield* learner.state
     // Steps whose metrics an interruption swallowed are taken again after resuming, so that the log has no gap.
     if (step === saved || step !== logged) return
-    const content = { step, fingerprint, tensors, state: { config }, seeds: identity.seeds, cursor: { step }, versions }
+    const state = { config, ...(memory === undefined ? {} : { memory }) }
+    const content = { step, fingerprint, tensors, state, seeds: identity.seeds, cursor: { step }, versions }
     yield* log.sync // a power failure must not leave a checkpoint of steps that the log has lost
     yield* Checkpoint.save(root, content, { keepLast })
     saved = step

@@ -13,6 +13,7 @@ import type { Demonstration } from "./Demonstration.ts"
 import { type Learner, LearnerError, type StepMetrics } from "./Learner.ts"
 import * as Loss from "./Loss.ts"
 import * as Op from "./onnx/Op.ts"
+import type { PolicyShape } from "./Policy.ts"
 import * as Progress from "./Progress.ts"
 import * as Run from "./Run.ts"
 import type { RunLogError } from "./RunLog.ts"
@@ -152,7 +153,7 @@ const complaint = (
 }
 
 /**
- * Fine-tunes the learner's policy on examples and returns what each step reported.
+ * Fine-tunes the learner's model on examples and returns what each step reported.
  *
  * **Details**
  *
@@ -167,13 +168,13 @@ const complaint = (
  * @since 0.1.0
  */
 export const train: (
-  learner: Learner<Record<never, never>>,
+  learner: Learner<Record<never, never>, Pick<PolicyShape, "contextLength">>,
   examples: ReadonlyArray<Example>,
   options?: TrainOptions
 ) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError | RunLogError | CheckpointError> = Effect.fn("Sft.train")(
   function* (learner, examples, options = {}) {
     const { batchSize = 16, epochs = 1, seed = 0 } = options
-    const problem = complaint(examples, learner.policy.contextLength, { epochs, batchSize })
+    const problem = complaint(examples, learner.model.contextLength, { epochs, batchSize })
     if (problem !== undefined) return yield* refuse(problem)
     const total = steps(examples.length, options)
     const perEpoch = total / epochs

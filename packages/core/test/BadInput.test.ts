@@ -34,6 +34,7 @@ let serial = 0
 const fresh = () => join(root, String(serial++))
 
 type Plain = Example<Record<never, never>>
+type PlainLearner = Learner<Record<never, never>, { readonly contextLength: number }>
 
 /** A learner without a model: it counts, and keeps the batches that it was given. */
 const counting = () => {
@@ -44,7 +45,7 @@ const counting = () => {
     tensors: { weights: new Map([["w", Tensor.float32([step])]]) }
   })
   const learner = {
-    policy: { contextLength: 8 },
+    model: { contextLength: 8 },
     fingerprint: "counting",
     stepsPerRun: 2,
     update: (given: ReadonlyArray<ReadonlyArray<Plain>>) =>
@@ -57,7 +58,7 @@ const counting = () => {
       Effect.sync(() => {
         step = saved.step
       })
-  } as unknown as Learner<Record<never, never>>
+  } as unknown as PlainLearner
   return { learner, batches }
 }
 
@@ -65,7 +66,7 @@ const example = Sft.example([1, 2], [3, 4])
 const examples = (n: number) => Array.from({ length: n }, (_, i) => Sft.example([1, 2], [3, 4 + i]))
 const quiet = Progress.layer({ mode: "quiet" })
 
-const train = (learner: Learner<Record<never, never>>, given: ReadonlyArray<Plain>, options: Sft.TrainOptions = {}) =>
+const train = (learner: PlainLearner, given: ReadonlyArray<Plain>, options: Sft.TrainOptions = {}) =>
   Sft.train(learner, given, options).pipe(Effect.provide(quiet))
 
 describe("Sft.train refuses before the first step", () => {
@@ -199,7 +200,7 @@ describe("a run on disk", () => {
     Effect.gen(function* () {
       const { learner } = counting()
       const completed = [{ loss: 1 }, { loss: 2 }]
-      const failing: Learner<Record<never, never>> = {
+      const failing: PlainLearner = {
         ...learner,
         update: () => Effect.fail(new LearnerError({ reason: "finite", step: 2, message: "first", completed })),
         state: Effect.fail(new LearnerError({ reason: "runtime", step: -1, message: "second" }))
@@ -262,7 +263,7 @@ describe("a padding id that is the end-of-text id too", () => {
             for (const [t, logprob] of logprobs.entries()) assert.closeTo(logprob, alone[i]![0]![t]!, 1e-6)
           })
           const learner = yield* OrtLearner.make({
-            policy,
+            model: policy,
             loss: Sft.loss,
             optimizer: Optimizer.adamW({ learningRate: 0.02 })
           })

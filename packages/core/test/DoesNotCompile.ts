@@ -54,7 +54,7 @@ Loss.make({
 
 // Batches without the fields of the loss.
 declare const plain: ReadonlyArray<ReadonlyArray<Example<Record<never, never>>>>
-export const fedWrong = Effect.flatMap(OrtLearner.make({ policy, loss: weighted, optimizer }), (learner) =>
+export const fedWrong = Effect.flatMap(OrtLearner.make({ model: policy, loss: weighted, optimizer }), (learner) =>
   // @ts-expect-error examples of this loss carry advantages
   learner.update(plain)
 )

@@ -120,7 +120,7 @@ const feeds = {
 }
 
 const lossGraph = (decoder: Decoder) => {
-  const step = OrtLearner.trainStep(decoder, Sft.loss, Optimizer.adamW({ learningRate: 1 }))
+  const step = OrtLearner.trainStep(Tiny.language(decoder), Sft.loss, Optimizer.adamW({ learningRate: 1 }))
   const g = Graph.make("sft")
   for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
   const parameters = step.parameters.map(({ name, shape }) => Graph.input(g, name, "float32", shape))

@@ -3,10 +3,28 @@
  *
  * @since 0.1.0
  */
+import { uniformFloat64 } from "pure-rand/distribution/uniformFloat64"
+import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus"
+import type { LanguageOutputs, ScalarOutputs } from "../Loss.ts"
 import type { Graph, Value } from "../onnx/Graph.ts"
 import * as GraphOf from "../onnx/Graph.ts"
 import * as Op from "../onnx/Op.ts"
+import * as Tensor from "../Tensor.ts"
+import type { Decoder, Weights } from "./Decoder.ts"
 import { linear } from "./Linear.ts"
+
+/**
+ * What heads read: the hidden states `[N, D]` that predict `targets` `[N]`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface States {
+  readonly g: Graph
+  readonly weights: Weights
+  readonly hidden: Value
+  readonly targets: () => Value
+}
 
 /**
  * Logits `[N, V]` of hidden states `[N, D]`.
@@ -67,3 +85,86 @@ export const entropy = (g: Graph, hidden: Value, headWeight: Value): Value => {
  */
 export const scalar = (g: Graph, hidden: Value, weight: Value, bias: Value): Value =>
   Op.Reshape(g, linear(g, hidden, weight, bias), [hidden.shape[0]!])
+
+/**
+ * What a language model says of its states, for losses.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const language = ({ g, hidden, targets, weights }: States, { headWeight }: Decoder): LanguageOutputs => {
+  const at = (temperature: number) =>
+    temperature === 1 ? hidden : Op.Mul(g, hidden, GraphOf.scalar(g, 1 / temperature))
+  return {
+    logprobs: (temperature = 1) => tokenLogprobs(g, at(temperature), weights(headWeight), targets()),
+    entropy: (temperature = 1) => entropy(g, at(temperature), weights(headWeight))
+  }
+}
+
+/**
+ * Names of the parameters of a scalar head.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const scalarNames = { weight: "score.weight", bias: "score.bias" }
+
+/**
+ * What a scalar head says of the states, for losses.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const scalars = ({ g, hidden, weights }: States): ScalarOutputs => ({
+  values: () => scalar(g, hidden, weights(scalarNames.weight), weights(scalarNames.bias))
+})
+
+/**
+ * A decoder with a scalar head: parameters `score.weight` `[1, D]`, named as transformers' models for sequence
+ * classification name it, and `score.bias` `[1]`.
+ *
+ * **Details**
+ *
+ * A language-model head that is a parameter of its own is left out unless `keepLanguage`: reward and value models have none.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const withScalar = (decoder: Decoder, options: { readonly keepLanguage?: boolean } = {}): Decoder => {
+  const { headWeight, parameters, width } = decoder
+  // Tied, the matrix embeds the tokens too. The embedding is the first parameter of every architecture.
+  const apart = parameters.findIndex(({ name }) => name === headWeight) > 0
+  const own = apart && options.keepLanguage !== true ? parameters.filter(({ name }) => name !== headWeight) : parameters
+  return {
+    ...decoder,
+    parameters: [
+      ...own.filter(({ name }) => name !== scalarNames.weight && name !== scalarNames.bias),
+      { name: scalarNames.weight, shape: [1, width], decay: true },
+      { name: scalarNames.bias, shape: [1], decay: false }
+    ]
+  }
+}
+
+/**
+ * Starting weights of a scalar head: normal with standard deviation `1 / √(D + 1)`, bias 0. Source: Ziegler et al. 2019,
+ * arXiv:1909.08593 (their code's `lm_human_preferences/language/model.py`).
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const initialScalar = (width: number, seed: number): ReadonlyMap<string, Tensor.Tensor<"float32">> => {
+  const generator = xoroshiro128plus(seed)
+  const uniform = () => uniformFloat64(generator)
+  const normal = () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform())
+  const deviation = 1 / Math.sqrt(width + 1)
+  return new Map([
+    [
+      scalarNames.weight,
+      Tensor.float32(
+        Float32Array.from({ length: width }, () => deviation * normal()),
+        [1, width]
+      )
+    ],
+    [scalarNames.bias, Tensor.zeros([1])]
+  ])
+}

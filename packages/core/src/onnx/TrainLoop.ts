@@ -48,8 +48,8 @@ export interface BatchInput {
  *
  * `sizes`: the symbolic dimensions of the batch inputs, in the order in which the loop is fed them. `forward` builds a
  * scalar loss and named scalar metrics; both are sums over a step's micro-batches, so means must be taken with weights
- * that add up to one over the whole step. `ema`: decay of a moving average of the
- * weights, none by default.
+ * that add up to one over the whole step. Of the metrics in `maxima` the largest is taken instead. `stop`: the run ends
+ * before the step whose metric is above the number. `ema`: decay of a moving average of the weights, none by default.
  *
  * @category models
  * @since 0.1.0
@@ -60,6 +60,8 @@ export interface TrainStep {
   readonly sizes: ReadonlyArray<string>
   readonly batch: ReadonlyArray<BatchInput>
   readonly metrics: ReadonlyArray<string>
+  readonly maxima?: ReadonlyArray<string> | undefined
+  readonly stop?: { readonly metric: string; readonly above: number } | undefined
   readonly forward: (
     g: Graph.Graph,
     weights: (name: string) => Value,
@@ -170,14 +172,20 @@ const accumulated = (
   if (Result.isFailure(own)) return Result.fail(own.failure)
   const { gradients, loss, metrics } = own.success
   Graph.output(body, `${body.name}/go`, Op.Identity(body, condition))
+  const isMaximum = (i: number) => i > 0 && (step.maxima?.includes(step.metrics[i - 1]!) ?? false)
   for (const [i, value] of [loss, ...metrics].entries()) {
-    Graph.output(body, `${body.name}/next:${i}`, Op.Add(body, sums[i]!, value))
+    const join = isMaximum(i) ? Op.Max : Op.Add
+    Graph.output(body, `${body.name}/next:${i}`, join(body, sums[i]!, value))
   }
   for (const [i, gradient] of gradients.entries()) {
     Graph.output(body, `${body.name}/next:grad:${i}`, Op.Add(body, sofar[i]!, gradient))
   }
   const zero = Graph.scalar(g, 0)
-  const start = [...sums.map(() => zero), ...sofar.map(({ shape }) => Op.ConstantOfShape(g, shape))]
+  const lowest = Graph.scalar(g, -Infinity)
+  const start = [
+    ...sums.map((_, i) => (isMaximum(i) ? lowest : zero)),
+    ...sofar.map(({ shape }) => Op.ConstantOfShape(g, shape))
+  ]
   const totals = Op.Loop(g, count, start, Graph.prune(body))
   const scalars = 1 + step.metrics.length
   return Result.succeed({
@@ -195,18 +203,23 @@ interface State {
 const flat = ({ ema, slots }: State): ReadonlyArray<Value> =>
   slots.flatMap(({ first, second, weight }, i) => [weight, first, second, ...(ema[i] === undefined ? [] : [ema[i]])])
 
-// New state and the row of metrics. Nothing changes when the loss or the gradient is not finite.
+// New state and the row of metrics. Nothing changes when the loss or the gradient is not finite, or the run is to stop.
 const optimize = (
   g: Graph.Graph,
   step: TrainStep,
   state: State,
   { gradients, loss, metrics }: Sums,
   coefficients: Value
-): { readonly state: ReadonlyArray<Value>; readonly row: Value; readonly finite: Value } => {
+): { readonly state: ReadonlyArray<Value>; readonly row: Value; readonly taken: Value } => {
   const { optimizer } = step
   const norm = Optimizer.globalNorm(g, gradients)
   const sum = Op.Add(g, loss, norm)
   const finite = Op.Not(g, Op.Or(g, Op.IsNaN(g, sum), Op.IsInf(g, sum)))
+  const watched = metrics[step.metrics.indexOf(step.stop?.metric ?? "")]
+  const taken =
+    watched === undefined
+      ? finite
+      : Op.And(g, finite, Op.Not(g, Op.Greater(g, watched, Graph.scalar(g, step.stop!.above))))
   const factor = optimizer.maxGradNorm === undefined ? null : Optimizer.clipFactor(g, norm, optimizer.maxGradNorm)
   const scalar = (i: number) => Op.Reshape(g, Op.Gather(g, coefficients, Graph.ints(g, [i])), [])
   const [keep, stepSize, epsilon] = [scalar(0), scalar(1), scalar(2)]
@@ -244,7 +257,7 @@ const optimize = (
     [loss, norm, Op.Cast(g, finite, "float32"), ...metrics].map((value) => Op.Reshape(g, value, [1])),
     0
   )
-  return { state: Op.If(g, finite, Graph.prune(updated), unchanged, results), row, finite }
+  return { state: Op.If(g, taken, Graph.prune(updated), unchanged, results), row, taken }
 }
 
 // Shape in which the state of a parameter of the given shape is carried.
@@ -277,8 +290,8 @@ const lookUp = (g: Graph.Graph, step: TrainStep, state: State, frozen: (name: st
  *
  * Inputs: `steps` (`int64`, how many), `sizes` `[S, sizes]` (`int64`), each batch input stacked as `[S, ...]`,
  * `coefficients` `[K, 3]` of the optimizer, and the state and frozen parameters by name, where `S = K`.
- * Outputs: {@link next} of each state tensor and `metrics` `[k, metricNames]`, where `k < K` when a step was not finite:
- * that step's row is the last one, and the state is the one before it.
+ * Outputs: {@link next} of each state tensor and `metrics` `[k, metricNames]`, where `k < K` when a step was not finite
+ * or was where the run stops: that step's row is the last one, and the state is the one before it.
  *
  * @category constructors
  * @since 0.1.0
@@ -339,11 +352,11 @@ const repeat = (
   const sums = sumsOf(body, weights, iteration)
   if (Result.isFailure(sums)) return Result.fail(sums.failure)
   const {
-    finite,
     row,
-    state: results
+    state: results,
+    taken
   } = optimize(body, step, state, sums.success, Op.Gather(body, coefficients, iteration))
-  Graph.output(body, `${body.name}/go`, Op.Identity(body, finite))
+  Graph.output(body, `${body.name}/go`, Op.Identity(body, taken))
   for (const value of results) Graph.output(body, value.name, value)
   Graph.output(body, `${body.name}/metrics`, row)
 

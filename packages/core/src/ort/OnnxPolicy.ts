@@ -371,7 +371,7 @@ export const load: (
     )
 
   /** Scores continuations in one run. Right padding needs no mask and no positions: nothing looks ahead. */
-  const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Row.Scored>) {
+  const score = Effect.fnUntraced(function* (batch: ReadonlyArray<Row.Scored>, temperature: number) {
     const right = Tokens.pad(
       batch.map(({ tokens }) => tokens),
       { padId, side: "right" }
@@ -384,21 +384,22 @@ export const load: (
       // position t predicts token t + 1
       const start = (b * kept + tokens.length - completion.length - 1 - (length - kept)) * vocabSize
       const rows = logits.data.subarray(start, start + completion.length * vocabSize)
-      const logprobs = Logprobs.gather(rows, vocabSize, completion)
+      const logprobs = Logprobs.gather(rows, vocabSize, completion, temperature)
       return logprobs.every(Number.isFinite)
         ? Effect.succeed({ index, logprobs })
         : Effect.fail(notFinite("logprobs", `continuation ${index}`))
     })
   })
 
-  const logprobs: PolicyShape["logprobs"] = Effect.fn("OnnxPolicy.logprobs")(function* (continuations) {
+  const logprobs: PolicyShape["logprobs"] = Effect.fn("OnnxPolicy.logprobs")(function* (continuations, options = {}) {
+    const temperature = yield* Effect.fromResult(Row.readTemperature(limits.name, options))
     const scored = yield* Effect.fromResult(Row.readContinuations(limits, continuations))
     const result: Array<Float32Array> = continuations.map(() => new Float32Array(0))
     // longest first: rows that share a run are nearly as long as each other, and the first decides how many fit
     const waiting = scored.toSorted((a, b) => b.tokens.length - a.tokens.length)
     while (waiting.length > 0) {
       const fit = Math.floor(maxLogits / (waiting[0]!.tokens.length * vocabSize))
-      for (const { index, logprobs } of yield* score(waiting.splice(0, Math.max(1, Math.min(fit, 64))))) {
+      for (const { index, logprobs } of yield* score(waiting.splice(0, Math.max(1, Math.min(fit, 64))), temperature)) {
         result[index] = logprobs
       }
     }

@@ -254,9 +254,11 @@ export const make = Effect.fn("OrtSampler.make")(function* (
     const compiled = yield* session(batch.cache === null ? "start" : "resume", plan.loop)
     const names = compiled.outputs.map(({ name }) => name)
     const feeds = feedsOf(plan, batch, steps)
+    const inputs = new Set(compiled.inputs.map(({ name }) => name))
     const execute = Effect.flatMap(source.parameters, (parameters) =>
       compiled.run(
-        { ...Object.fromEntries(parameters), ...feeds },
+        // A head that says something else than the next token is a parameter that this graph does not read.
+        { ...Object.fromEntries([...parameters].filter(([name]) => inputs.has(name))), ...feeds },
         {
           // The cache crosses a copy on its way out, so the last run leaves it.
           fetch: steps < left ? names : names.filter((name) => !isCache(name)),

@@ -10,7 +10,7 @@ import { Result, Schema } from "effect"
 import * as Completion from "../Completion.ts"
 import { ModelError } from "../ModelError.ts"
 import * as NextToken from "../NextToken.ts"
-import type { Continuation, PolicyShape } from "../Policy.ts"
+import type { Continuation, LogprobsOptions, PolicyShape } from "../Policy.ts"
 import type { Prompt } from "../Prompt.ts"
 import { SampleOptions, type SampleOptionsInput } from "../Sampler.ts"
 import type { Tokenizer } from "../Tokenizer.ts"
@@ -70,7 +70,7 @@ export const samePrompt = (a: Scored, b: Scored): boolean => {
   return true
 }
 
-const refuse = ({ name }: Limits, operation: ModelError["operation"], message: string, cause?: unknown) =>
+const refuse = ({ name }: Pick<Limits, "name">, operation: ModelError["operation"], message: string, cause?: unknown) =>
   Result.fail(
     new ModelError({
       model: name,
@@ -150,6 +150,20 @@ export const readPrompts = (
 }
 
 /**
+ * The temperature that log-probs are asked at: 1 unless another is given, above 0.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const readTemperature = (
+  name: string,
+  { temperature = 1 }: LogprobsOptions
+): Result.Result<number, ModelError> =>
+  temperature > 0 && Number.isFinite(temperature)
+    ? Result.succeed(temperature)
+    : refuse({ name }, "logprobs", `the temperature of log-probs must be above 0, got ${temperature}`)
+
+/**
  * Reads continuations; those whose completion is empty are checked and left out, as there is nothing to score.
  *
  * **Details**
@@ -162,23 +176,24 @@ export const readPrompts = (
  */
 export const readContinuations = (
   limits: Limits,
-  continuations: ReadonlyArray<Continuation>
+  continuations: ReadonlyArray<Continuation>,
+  operation: ModelError["operation"] = "logprobs"
 ): Result.Result<ReadonlyArray<Scored>, ModelError> => {
   const scored: Array<Scored> = []
   for (const [index, { completion, prompt }] of continuations.entries()) {
     const what = `continuation ${index}`
     const length = prompt.length + completion.length
-    if (prompt.length === 0) return refuse(limits, "logprobs", empty(`the prompt of ${what}`))
+    if (prompt.length === 0) return refuse(limits, operation, empty(`the prompt of ${what}`))
     if (length > limits.contextLength) {
       return refuse(
         limits,
-        "logprobs",
+        operation,
         `${what} has ${length} tokens; the model's context is ${limits.contextLength}: shorten it`
       )
     }
     const unknown =
       foreign(`the prompt of ${what}`, prompt, limits) ?? foreign(`the completion of ${what}`, completion, limits)
-    if (unknown !== undefined) return refuse(limits, "logprobs", unknown)
+    if (unknown !== undefined) return refuse(limits, operation, unknown)
     if (completion.length === 0) continue
     const tokens = new Int32Array(length)
     tokens.set(prompt)

@@ -1,5 +1,6 @@
 export * as Device from "./Device.ts"
 export * as OrtPolicy from "./OrtPolicy.ts"
+export * as OrtScalarModel from "./OrtScalarModel.ts"
 export * as OrtSampler from "./OrtSampler.ts"
 export * as OrtLearner from "./OrtLearner.ts"
 export * as ExportedModel from "./ExportedModel.ts"

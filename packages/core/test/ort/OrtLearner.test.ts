@@ -24,7 +24,7 @@ const optimizer = Optimizer.adamW({ learningRate: 0.01, weightDecay: 0.1, maxGra
 
 const sft = Effect.fnUntraced(function* (decoder: Decoder, settings: Settings = {}, weights?: Tiny.Weights) {
   const policy = yield* Tiny.policy(decoder, weights)
-  return yield* OrtLearner.make({ policy, loss: Sft.loss, optimizer, ...settings })
+  return yield* OrtLearner.make({ model: policy, loss: Sft.loss, optimizer, ...settings })
 })
 
 const bits = ({ step, tensors }: LearnerState) => ({
@@ -133,7 +133,7 @@ describe("steps", () => {
       const records = yield* Effect.forEach([1, 2, 3, 5], (accumulate) =>
         Effect.gen(function* () {
           const policy = yield* Tiny.policy(decoders.llama)
-          const learner = yield* OrtLearner.make({ policy, loss: weighted, optimizer, accumulate })
+          const learner = yield* OrtLearner.make({ model: policy, loss: weighted, optimizer, accumulate })
           return (yield* learner.update([batch]))[0]!
         }).pipe(Effect.scoped)
       )
@@ -163,7 +163,7 @@ describe("a batch too large for the caches", () => {
       const [whole, cut, told] = yield* Effect.forEach([1, undefined, parts], (accumulate) =>
         Effect.gen(function* () {
           const policy = yield* Tiny.policy(larger)
-          const learner = yield* OrtLearner.make({ policy, loss: weighted, optimizer: adamW, accumulate })
+          const learner = yield* OrtLearner.make({ model: policy, loss: weighted, optimizer: adamW, accumulate })
           return { metrics: (yield* learner.update([batch]))[0]!, state: yield* learner.state }
         }).pipe(Effect.scoped)
       )
@@ -268,12 +268,13 @@ const distributions = Effect.fnUntraced(function* (decoder: Decoder, weights: Ti
     name: "everything",
     fields: {},
     metrics: [],
+    maxima: [],
     build: ({ logprobs, weights }) => {
       Graph.output(g, "logprobs", Op.Identity(g, logprobs()))
       return { loss: weights, metrics: {} }
     }
   })
-  const step = OrtLearner.trainStep(decoder, everything, optimizer)
+  const step = OrtLearner.trainStep(Tiny.language(decoder), everything, optimizer)
   for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
   for (const { name, shape } of step.parameters) Graph.input(g, name, "float32", shape)
   const of = (name: string) => Graph.value(g, name)
@@ -314,7 +315,7 @@ describe("a loss with fields", () => {
       }
       for (const accumulate of [1, 2]) {
         const policy = yield* Tiny.policy(decoder, weights)
-        const learner = yield* OrtLearner.make({ policy, loss: weighted, optimizer, accumulate })
+        const learner = yield* OrtLearner.make({ model: policy, loss: weighted, optimizer, accumulate })
         const [record] = yield* learner.update([batch])
         for (const [name, value] of Object.entries(expected)) assert.closeTo(record![name]!, value, 2e-6, name)
       }
@@ -327,6 +328,7 @@ describe("a loss with fields", () => {
         ...weighted,
         fields: {},
         metrics: [],
+        maxima: [],
         build: ({ g, logprobs, weights }) => {
           const loss = Loss.mean(g, logprobs(), weights)
           const branch = (name: string) => {
@@ -339,7 +341,7 @@ describe("a loss with fields", () => {
         }
       })
       const policy = yield* Tiny.policy(decoders.llama)
-      const error = yield* Effect.flip(OrtLearner.make({ policy, loss: hidden, optimizer }))
+      const error = yield* Effect.flip(OrtLearner.make({ model: policy, loss: hidden, optimizer }))
       assert.strictEqual(error._tag, "MissingGradientRule")
       assert.include(error.message, "ONNX operator If")
     }).pipe(Effect.scoped, Effect.provide(oneThread))
@@ -364,7 +366,7 @@ const scaledBatches = (steps: number, bad: number, value: number) =>
 
 const openScaled = Effect.fnUntraced(function* (settings: Settings = {}) {
   const policy = yield* Tiny.policy(decoders.gpt2)
-  return yield* OrtLearner.make({ policy, loss: scaled, optimizer, stepsPerRun: 4, ...settings })
+  return yield* OrtLearner.make({ model: policy, loss: scaled, optimizer, stepsPerRun: 4, ...settings })
 })
 
 describe("a step that is not finite", () => {
@@ -502,7 +504,7 @@ describe("refuses, naming step and example", () => {
   it.effect("fields that are missing or of the wrong length", () =>
     Effect.gen(function* () {
       const policy = yield* Tiny.policy(decoders.llama)
-      const learner = yield* OrtLearner.make({ policy, loss: weighted, optimizer })
+      const learner = yield* OrtLearner.make({ model: policy, loss: weighted, optimizer })
       const [example] = weightedBatch(3, [1]) as [Weighted]
       const { advantages, scores } = example.fields
       const cases = [
@@ -616,7 +618,7 @@ describe("parameters", () => {
       for (const decays of [undefined, (name: string) => name.endsWith("bias")]) {
         const policy = yield* Tiny.policy(decoders.gpt2)
         const adamW = Optimizer.adamW({ learningRate: 0.5, weightDecay: 0.5, decays })
-        const learner = yield* OrtLearner.make({ policy, loss: flat, optimizer: adamW })
+        const learner = yield* OrtLearner.make({ model: policy, loss: flat, optimizer: adamW })
         yield* learner.update([batch])
         for (const [name, { data, shape }] of (yield* learner.state).tensors["weights"]!) {
           const factor = (decays?.(name) ?? shape.length > 1) ? 0.75 : 1

@@ -88,7 +88,7 @@ describe("a run that is killed", () => {
 
 const learner = Effect.gen(function* () {
   return yield* OrtLearner.make({
-    policy: yield* Tiny.policy(Tiny.llama()),
+    model: yield* Tiny.policy(Tiny.llama()),
     loss: Sft.loss,
     optimizer: Optimizer.adamW({ learningRate: 1e-3 }),
     stepsPerRun: 2
@@ -137,7 +137,7 @@ describe("a run that is interrupted", () => {
         const policy = yield* Tiny.policy(Tiny.gpt2())
         // Harmless for three steps, then beyond what float32 can hold.
         const optimizer = Optimizer.adamW({ learningRate: (step) => (step < 3 ? 1e-3 : 1e30) })
-        const own = yield* OrtLearner.make({ policy, loss: Sft.loss, optimizer, stepsPerRun: 8 })
+        const own = yield* OrtLearner.make({ model: policy, loss: Sft.loss, optimizer, stepsPerRun: 8 })
         const error = yield* Effect.flip(Sft.train(own, Tiny.examples(64, 3), { batchSize: 4, directory }))
         assert.strictEqual(error._tag, "LearnerError")
         assert.deepStrictEqual(

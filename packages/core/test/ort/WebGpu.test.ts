@@ -22,7 +22,7 @@ const train = <E>(decoder: Decoder, layer: Layer.Layer<Device.Device, E>) =>
   Effect.gen(function* () {
     const device = yield* Device.Device
     const policy = yield* Tiny.policy(decoder)
-    const learner = yield* OrtLearner.make({ policy, loss: Sft.loss, optimizer })
+    const learner = yield* OrtLearner.make({ model: policy, loss: Sft.loss, optimizer })
     const before = yield* device.stats
     const records = yield* learner.update(batches)
     const after = yield* device.stats

@@ -12,7 +12,7 @@ const directory = process.argv[2]!
 const program = Effect.gen(function* () {
   const decoder = Tiny.llama({ hidden_size: 64, intermediate_size: 96 })
   const learner = yield* OrtLearner.make({
-    policy: yield* Tiny.policy(decoder),
+    model: yield* Tiny.policy(decoder),
     loss: Sft.loss,
     optimizer: Optimizer.adamW({ learningRate: 1e-3, weightDecay: 0.01, maxGradNorm: 1 }),
     accumulate: 2,

@@ -2,17 +2,18 @@
  * Tiny models with seeded weights, and a policy that holds them, for tests of what trains models.
  */
 import { Effect, Ref, Schema } from "effect"
-import type { Example, Fields } from "../../src/Loss.ts"
+import type { Example } from "../../src/Loss.ts"
 import type { Decoder } from "../../src/nn/Decoder.ts"
 import * as Gpt2 from "../../src/nn/Gpt2.ts"
+import * as Heads from "../../src/nn/Heads.ts"
 import * as Llama from "../../src/nn/Llama.ts"
 import * as Device from "../../src/ort/Device.ts"
-import type * as OrtLearner from "../../src/ort/OrtLearner.ts"
+import type * as Policy from "../../src/ort/OrtPolicy.ts"
 import * as Sft from "../../src/Sft.ts"
 import * as Tensor from "../../src/Tensor.ts"
 import * as Run from "../onnx/run.ts"
 
-export type OrtPolicy = OrtLearner.OrtLearner<Fields>["policy"]
+export type OrtPolicy = Policy.OrtPolicy
 export type NoFields = (typeof Sft.loss)["fields"]
 export type Weights = ReadonlyMap<string, Tensor.Tensor<"float32">>
 
@@ -55,6 +56,12 @@ export const weightsOf = (decoder: Decoder, seed = 1): Weights => {
   )
 }
 
+/** What a loss reads of a language model. */
+export const language = (decoder: Decoder) => ({
+  base: { decoder },
+  outputs: (states: Heads.States) => Heads.language(states, decoder)
+})
+
 /** A policy that holds weights on the device, and frees them when the scope closes. */
 export const policy = Effect.fnUntraced(function* (decoder: Decoder, weights: Weights = weightsOf(decoder)) {
   const device = yield* Device.Device
@@ -70,7 +77,7 @@ export const policy = Effect.fnUntraced(function* (decoder: Decoder, weights: We
       Ref.modify(held, (now) => [[...next.keys()].map((name) => now.get(name)!), new Map([...now, ...next])]),
       device.release
     )
-  return { base: { decoder }, parameters: Ref.get(held), replaceParameters } as unknown as OrtPolicy
+  return { ...language(decoder), contextLength, parameters: Ref.get(held), replaceParameters } as unknown as OrtPolicy
 })
 
 /** Examples of different lengths, prompts of different lengths, from a seed. */
