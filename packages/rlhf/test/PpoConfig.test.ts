@@ -291,6 +291,15 @@ describe("learning rates", () => {
     closeTo([share(4 * 469)], [0])
   })
 
+  it("a line after a warm-up comes to its floor at the end of the run", () => {
+    const schedule = { _tag: "Linear", floor: 0.5 } as const
+    const share = PpoConfig.learningRateShare({ ...trl, warmUpIterations: 69, schedule })
+    closeTo(
+      [0, 69, 269, 469].map((iteration) => share(iteration * 4)),
+      [0, 1, 0.75, 0.5]
+    )
+  })
+
   it("openrlhf rises from 0 over 3 % of its steps, then follows half a cosine to a tenth", () => {
     const { steps } = PpoConfig.counts(openrlhf)
     assert.strictEqual(Math.ceil(0.03 * steps), 24)
