@@ -67,6 +67,21 @@ describe("RewardJudge", () => {
     })
   )
 
+  it.effect("ends answers with the end of the text where it is asked to", () =>
+    Effect.gen(function* () {
+      const tokenizer = { ...Tokenizer.numeric(10), eosId: 9 }
+      const seen: Array<string> = []
+      const model = RewardModel.fromFunction("last", ({ completion, prompt }) => {
+        seen.push(`${prompt.tokens.join(" ")} | ${completion.tokens.join(" ")}`)
+        return completion.tokens.length
+      })
+      const judge = RewardJudge.make(model, { tokenizer, endOfText: true })
+      // "8 9" ends with it already, so that it is no longer than "1".
+      assert.deepStrictEqual(yield* judge.compare(comparisons), ["second", "tie", "tie"])
+      assert.deepStrictEqual(seen.slice(0, 4), ["1 2 | 3 9", "1 2 | 4 5 6 9", "7 | 8 9", "7 | 1 9"])
+    })
+  )
+
   it.effect("names the comparison whose score is not finite, and passes on why a model failed", () =>
     Effect.gen(function* () {
       const lying: RewardModel.RewardModelShape = {
