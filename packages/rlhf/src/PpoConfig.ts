@@ -85,7 +85,7 @@ export type Ptx = typeof Ptx.Type
 const Whitening = Schema.NullOr(Schema.Literals(["biased", "unbiased"]))
 
 const fields = {
-  /** Prompts answered in the whole run, each with one completion; the last iteration is filled up. InstructGPT: 256,000. */
+  /** Completions sampled in the whole run; the last iteration is filled up to a batch. InstructGPT: 256,000. */
   episodes: usually(whole(1), 256_000),
   /** Episodes that are sampled, then learned from, in one iteration. InstructGPT: 512. */
   batchSize: usually(whole(1), 512),
@@ -134,7 +134,8 @@ const fields = {
   valueClipRange: usually(Schema.NullOr(positive("; write null for no clipping")), 0.2),
   /**
    * Weight of the value loss, itself half a mean square. It matters where policy and value share parameters; a value model
-   * of its own has its own optimizer, to whose steps a factor makes next to no difference. Ziegler, TRL: 0.1.
+   * of its own has its own optimizer, to whose steps a factor makes next to no difference while `maxGradNorm` is `null`.
+   * Default 1; Ziegler, TRL: 0.1.
    */
   valueCoef: usually(positive(", or the values are never learned"), 1),
   /**
