@@ -49,7 +49,7 @@ const unordered = { message: "clip is [lowest, highest]: give the smaller number
  * @since 0.1.0
  */
 export const ScoreRule = Schema.Struct({
-  /** Multiplies the score, above 0. Default 1; see {@link normalisation}. */
+  /** Multiplies the score, above 0. Default 1; see `RewardNormalization`. */
   gain: Schema.Finite.check(
     Schema.isGreaterThan(0, { message: "gain must be above 0: to prefer low scores, negate them in the reward model" })
   ).pipe(Schema.withDecodingDefaultKey(Effect.succeed(1))),
@@ -91,27 +91,6 @@ export const scoreOf = (score: number, finishReason: Completion.FinishReason, ru
     Penalty: ({ penalty }) => clipped - penalty,
     Replace: ({ score }) => score
   })
-}
-
-/**
- * Gain and bias that bring scores of one mean and standard deviation to another, 0 and 1 by default.
- *
- * **Details**
- *
- *     gain = newStd / std        bias = newMean - gain mean
- *
- * Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2 (their code calls it `set_reward_norm`). Scores that are all
- * equal (`std` 0) cannot be scaled: they are only shifted, with gain 1.
- *
- * @category math
- * @since 0.1.0
- */
-export const normalisation = (
-  from: { readonly mean: number; readonly std: number },
-  to: { readonly mean: number; readonly std: number } = { mean: 0, std: 1 }
-): Pick<ScoreRule, "gain" | "bias"> => {
-  const gain = from.std > 0 ? to.std / from.std : 1
-  return { gain, bias: to.mean - gain * from.mean }
 }
 
 /**

@@ -92,18 +92,12 @@ describe("scoreOf", () => {
     assert.deepStrictEqual(of(replace), [2, -1])
   })
 
-  it("R5b: normalises before it clips, and penalises after that", () => {
-    const settings = { ...TokenReward.normalisation({ mean: 2, std: 4 }), clip: [-1, 1] } as const
-    assert.deepStrictEqual({ gain: settings.gain, bias: settings.bias }, { gain: 0.25, bias: -0.5 })
+  it("scales before it clips, and penalises after that", () => {
+    const settings = { gain: 0.25, bias: -0.5, clip: [-1, 1] } as const
     const of = (score: number) => TokenReward.scoreOf(score, "stop", rule(settings))
     assert.deepStrictEqual([4, 10, -10].map(of), [0.5, 1, -1])
     const cut = rule({ ...settings, missingEos: { _tag: "Penalty", penalty: 3 } })
     assert.strictEqual(TokenReward.scoreOf(10, "length", cut), -2)
-  })
-
-  it("normalises to another mean and spread, and only shifts scores that are all equal", () => {
-    assert.deepStrictEqual(TokenReward.normalisation({ mean: 2, std: 4 }, { mean: 1, std: 2 }), { gain: 0.5, bias: 0 })
-    assert.deepStrictEqual(TokenReward.normalisation({ mean: 3, std: 0 }), { gain: 1, bias: -3 })
   })
 
   it("refuses settings that turn its sense around, and says what to do", () => {
