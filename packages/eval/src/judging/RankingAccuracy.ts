@@ -421,7 +421,7 @@ export const scores = (scored: Scored, options?: Naming): ReadonlyArray<Score.Sc
   return [
     accuracyOf(rankings, naming),
     bestFirstOf(rankings, naming),
-    mean(measured("kendall_tau_b", "tau", true), ofRankings(name("tau"), rankings, kendallTau)),
+    mean(measured("kendall_tau_b", "", true), ofRankings(name("tau"), rankings, kendallTau)),
     mean(
       measured("margin", "reward", true),
       ofPairs(name("margins"), rankings, (margin) => margin)
