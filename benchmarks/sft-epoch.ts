@@ -3,7 +3,7 @@
  * compare with a peer?
  */
 import { readFile } from "node:fs/promises"
-import { Demonstration, Sft } from "@attune/core"
+import { Demonstration, Epochs, Sft } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
@@ -39,7 +39,7 @@ export const bench: Bench = {
           .map(({ completion }) => Sft.example([], base.tokenizer.encode(completion).subarray(0, length)))
         const tokens = examples.reduce((sum, example) => sum + example.tokens.length, 0)
         const epoch = (round: number) => {
-          const order = Sft.order(examples.length, 0, round)
+          const order = Epochs.order(examples.length, 0, round)
           return Array.from({ length: Math.ceil(examples.length / batch) }, (_, i) =>
             Array.from(order.subarray(i * batch, (i + 1) * batch), (index) => examples[index]!)
           )

@@ -5,7 +5,7 @@
  */
 
 import { join } from "node:path"
-import { Demonstration, JsonLines, Sft } from "@attune/core"
+import { Demonstration, Epochs, JsonLines, Sft } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { LearningRate, Optimizer } from "@attune/core/onnx"
 import { OrtLearner, OrtPolicy } from "@attune/core/ort"
@@ -212,7 +212,7 @@ export const command = Command.make(
 
       const before = yield* measure("before")
       const samplesBefore = yield* show
-      const steps = Sft.steps(material.train.length, { batchSize: chosen.batch, epochs: chosen.epochs })
+      const steps = Epochs.steps(material.train.length, { batchSize: chosen.batch, epochs: chosen.epochs })
       const learner = yield* OrtLearner.make({
         model: policy,
         loss: Sft.loss,

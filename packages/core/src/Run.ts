@@ -75,7 +75,7 @@ const State = Schema.Struct({
  *
  * `step`: optimizer steps taken when it was opened. `until(step)`: the step up to which a method should update at once, so
  * that runs of the graph are full and checkpoints fall where they are due. `record` logs the steps just taken, and writes
- * a checkpoint when one is due.
+ * a checkpoint when one is due. `event` logs something that happened after the last of them.
  *
  * @category models
  * @since 0.1.0
@@ -86,6 +86,7 @@ export interface Run {
   readonly record: (
     steps: ReadonlyArray<StepMetrics>
   ) => Effect.Effect<void, RunLog.RunLogError | Checkpoint.CheckpointError | LearnerError>
+  readonly event: (name: string, data?: Schema.Json) => Effect.Effect<void, RunLog.RunLogError>
 }
 
 /**
@@ -136,7 +137,7 @@ export const open: (
 
   const { directory } = options
   if (directory === undefined) {
-    return { step: 0, until, record: () => Effect.void }
+    return { step: 0, until, record: () => Effect.void, event: () => Effect.void }
   }
 
   const fingerprint = digest([learner.fingerprint, JSON.stringify(identity)])
@@ -187,6 +188,7 @@ export const open: (
   return {
     step: start,
     until,
+    event: log.event,
     record: Effect.fn("Run.record")(function* (steps) {
       for (const metrics of steps) yield* log.log(++logged, metrics)
       if (logged === total || logged % every === 0) yield* save

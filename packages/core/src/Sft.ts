@@ -6,15 +6,13 @@
  * @since 0.1.0
  */
 import { Effect, Result } from "effect"
-import { uniformInt } from "pure-rand/distribution/uniformInt"
-import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus"
 import type { CheckpointError } from "./Checkpoint.ts"
 import type { Demonstration } from "./Demonstration.ts"
+import * as Epochs from "./Epochs.ts"
 import { type Learner, LearnerError, type StepMetrics } from "./Learner.ts"
 import * as Loss from "./Loss.ts"
 import * as Op from "./onnx/Op.ts"
 import type { PolicyShape } from "./Policy.ts"
-import * as Progress from "./Progress.ts"
 import * as Run from "./Run.ts"
 import type { RunLogError } from "./RunLog.ts"
 import type { Tokenizer, TokenizerError } from "./Tokenizer.ts"
@@ -92,57 +90,15 @@ export const examples = (
 }
 
 /**
- * Settings of a training run, besides those of {@link Run.KeepOptions}: `epochs`, default 1; `batchSize` sequences per
- * optimizer step, default 16; `seed` of the order in which examples are taken, drawn anew for each epoch, default 0.
+ * Settings of a training run.
  *
  * @category models
  * @since 0.1.0
  */
-export interface TrainOptions extends Run.KeepOptions {
-  readonly epochs?: number | undefined
-  readonly batchSize?: number | undefined
-  readonly seed?: number | undefined
-}
-
-/**
- * Indices `0 .. n - 1` in the order of one epoch: a Fisher-Yates shuffle that depends only on seed and epoch.
- *
- * @category math
- * @since 0.1.0
- */
-export const order = (n: number, seed: number, epoch: number): Int32Array => {
-  const generator = xoroshiro128plus(seed ^ Math.imul(epoch + 1, 0x9e3779b9))
-  const indices = Int32Array.from({ length: n }, (_, i) => i)
-  for (let i = n - 1; i > 0; i--) {
-    const j = uniformInt(generator, 0, i)
-    const swap = indices[i]!
-    indices[i] = indices[j]!
-    indices[j] = swap
-  }
-  return indices
-}
-
-/**
- * Number of optimizer steps: the last batch of an epoch may be smaller.
- *
- * @category math
- * @since 0.1.0
- */
-export const steps = (examples: number, { batchSize = 16, epochs = 1 }: TrainOptions): number =>
-  Math.ceil(examples / batchSize) * epochs
-
-const refuse = (message: string) => new LearnerError({ reason: "input", step: 0, message })
+export type TrainOptions = Epochs.Options
 
 // The first thing that could only end the run later, when some step meets it.
-const complaint = (
-  examples: ReadonlyArray<Example>,
-  contextLength: number,
-  counts: Readonly<Record<string, number>>
-): string | undefined => {
-  for (const [name, count] of Object.entries(counts)) {
-    if (!(Number.isSafeInteger(count) && count >= 1)) return `${name} must be a whole number from 1, got ${count}`
-  }
-  if (examples.length === 0) return "there is no example to train on"
+const complaint = (examples: ReadonlyArray<Example>, contextLength: number): string | undefined => {
   for (const [i, { tokens, weights }] of examples.entries()) {
     if (tokens.length > contextLength) {
       return `example ${i} has ${tokens.length} tokens, more than the model's context of ${contextLength}: shorten or split it`
@@ -153,16 +109,12 @@ const complaint = (
 }
 
 /**
- * Fine-tunes the learner's model on examples and returns what each step reported.
+ * Fine-tunes the learner's model on examples and returns what each step reported: see `Epochs.train`.
  *
  * **Details**
  *
- * Shows progress, logs every step, and writes checkpoints where a directory is given; an interrupted run leaves one, and
- * a resumed run continues bit for bit. Only the steps of this call are returned. Where there are fewer examples than
- * `batchSize`, every step takes all of them.
- *
- * Fails with `LearnerError` (reason `input`) before the first step where there is no example, where one is longer than
- * the context or has no target token, and for counts below 1.
+ * Fails with `LearnerError` (reason `input`) before the first step where an example is longer than the context or has no
+ * target token.
  *
  * @category running
  * @since 0.1.0
@@ -172,52 +124,10 @@ export const train: (
   examples: ReadonlyArray<Example>,
   options?: TrainOptions
 ) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError | RunLogError | CheckpointError> = Effect.fn("Sft.train")(
-  function* (learner, examples, options = {}) {
-    const { batchSize = 16, epochs = 1, seed = 0 } = options
-    const problem = complaint(examples, learner.model.contextLength, { epochs, batchSize })
-    if (problem !== undefined) return yield* refuse(problem)
-    const total = steps(examples.length, options)
-    const perEpoch = total / epochs
-    // Kept for an epoch: shuffling millions of indices at every step would hold up the program.
-    let shuffled: { readonly epoch: number; readonly indices: Int32Array } = { epoch: -1, indices: new Int32Array() }
-    const orderOf = (epoch: number) => {
-      if (shuffled.epoch !== epoch) shuffled = { epoch, indices: order(examples.length, seed, epoch) }
-      return shuffled.indices
-    }
-    const batchAt = (step: number) => {
-      const indices = orderOf(Math.floor(step / perEpoch))
-      const first = (step % perEpoch) * batchSize
-      return Array.from(indices.subarray(first, first + batchSize), (i) => examples[i]!)
-    }
-
-    const identity = {
-      method: "sft",
-      config: { epochs, batchSize },
-      seeds: { seed },
-      steps: total,
-      data: Run.digest(examples.flatMap(({ tokens, weights }) => [tokens, weights]))
-    }
-    const run = yield* Run.open(learner, identity, options)
-    const progress = yield* Progress.start({ label: "sft", total, from: run.step })
-
-    const reports: Array<StepMetrics> = []
-    for (let step = run.step; step < total; ) {
-      const until = run.until(step)
-      const batches = Array.from({ length: until - step }, (_, i) => batchAt(step + i))
-      // What a failing call did take is logged before it fails, with the error that it fails with.
-      const metrics = yield* Effect.tapError(learner.update(batches), ({ completed = [] }) =>
-        completed.length === 0
-          ? Effect.void
-          : Effect.catch(run.record(completed), (error) =>
-              Effect.logError(`the steps before the failure were not recorded: ${error.message}`)
-            )
-      )
-      yield* run.record(metrics)
-      yield* progress.update(until, { loss: metrics.at(-1)!["loss"]!, lr: metrics.at(-1)!["learning_rate"]! })
-      reports.push(...metrics)
-      step = until
-    }
-    return reports
-  },
-  Effect.scoped
+  function* (learner, examples, options) {
+    const problem = complaint(examples, learner.model.contextLength)
+    if (problem !== undefined) return yield* new LearnerError({ reason: "input", step: 0, message: problem })
+    const data = Run.digest(examples.flatMap(({ tokens, weights }) => [tokens, weights]))
+    return yield* Epochs.train(learner, examples, { method: "sft", data }, options)
+  }
 )

@@ -15,6 +15,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Result } from "effect"
 import { afterAll } from "vitest"
 import * as Checkpoint from "../src/Checkpoint.ts"
+import * as Epochs from "../src/Epochs.ts"
 import { type Learner, LearnerError, type LearnerState } from "../src/Learner.ts"
 import type { Example } from "../src/Loss.ts"
 import * as Optimizer from "../src/onnx/Optimizer.ts"
@@ -122,8 +123,8 @@ it.effect("Sft.train takes every example once in each epoch, the last batch of i
       [4, 4, 2, 4, 4, 2]
     )
     const taken = batches.flat().map(({ tokens }) => tokens[3]! - 4)
-    assert.deepStrictEqual(taken.slice(0, 10), [...Sft.order(10, 3, 0)])
-    assert.deepStrictEqual(taken.slice(10), [...Sft.order(10, 3, 1)])
+    assert.deepStrictEqual(taken.slice(0, 10), [...Epochs.order(10, 3, 0)])
+    assert.deepStrictEqual(taken.slice(10), [...Epochs.order(10, 3, 1)])
   })
 )
 

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Result } from "effect"
+import * as Epochs from "../src/Epochs.ts"
 import type { Decoder } from "../src/nn/Decoder.ts"
 import * as Gradient from "../src/onnx/Gradient.ts"
 import * as Graph from "../src/onnx/Graph.ts"
@@ -83,20 +84,20 @@ describe("order", () => {
   const sorted = (indices: Int32Array) => [...indices.toSorted()]
 
   it("has every index once, in an order of its own for each seed and epoch", () => {
-    const orders = [0, 1, 2].flatMap((seed) => [0, 1, 2].map((epoch) => Sft.order(50, seed, epoch)))
+    const orders = [0, 1, 2].flatMap((seed) => [0, 1, 2].map((epoch) => Epochs.order(50, seed, epoch)))
     for (const indices of orders)
       assert.deepStrictEqual(
         sorted(indices),
         Array.from({ length: 50 }, (_, i) => i)
       )
     assert.strictEqual(new Set(orders.map(String)).size, orders.length)
-    assert.deepStrictEqual(Sft.order(50, 1, 2), orders[5])
+    assert.deepStrictEqual(Epochs.order(50, 1, 2), orders[5])
   })
 
   it("leaves no index where it was more often than chance does", () => {
     const epochs = 2000
     let fixed = 0
-    for (let epoch = 0; epoch < epochs; epoch++) fixed += Sft.order(20, 7, epoch).filter((i, at) => i === at).length
+    for (let epoch = 0; epoch < epochs; epoch++) fixed += Epochs.order(20, 7, epoch).filter((i, at) => i === at).length
     // One fixed point on average, of variance one: six standard errors.
     assert.closeTo(fixed / epochs, 1, 6 / Math.sqrt(epochs))
   })

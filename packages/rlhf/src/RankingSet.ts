@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { type Policy, Progress, Prompt, Ranking, Sft, type Tokenizer } from "@attune/core"
+import { Epochs, type Policy, Progress, Prompt, Ranking, type Tokenizer } from "@attune/core"
 import { Effect, Result, Schema } from "effect"
 
 /**
@@ -344,7 +344,7 @@ export const split = <A extends { readonly prompt: Prompt.Content | Prompt.Promp
     return fail(`${rankings.length} rankings have ${prompts.length} different prompts; holding some out takes 2`)
   }
   const count = Math.min(prompts.length - 1, Math.max(1, Math.round(share * prompts.length)))
-  const chosen = new Set(Array.from(Sft.order(prompts.length, seed, 0).subarray(0, count), (i) => prompts[i]!))
+  const chosen = new Set(Array.from(Epochs.order(prompts.length, seed, 0).subarray(0, count), (i) => prompts[i]!))
   const isHeldOut = (_: A, i: number) => chosen.has(keys[i]!)
   return Result.succeed({
     train: rankings.filter((ranking, i) => !isHeldOut(ranking, i)),
