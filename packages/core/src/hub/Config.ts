@@ -7,6 +7,7 @@
 import { Result, Schema, SchemaIssue } from "effect"
 import type { Decoder } from "../nn/Decoder.ts"
 import * as Gpt2 from "../nn/Gpt2.ts"
+import * as Heads from "../nn/Heads.ts"
 import * as Llama from "../nn/Llama.ts"
 import { PretrainedError } from "./PretrainedError.ts"
 
@@ -26,6 +27,8 @@ interface Architecture {
   readonly make: (config: Config) => Result.Result<Decoder, Failure>
   /** Prefix of the names in a checkpoint with a head; a bare model is saved without it. */
   readonly prefix: string
+  /** The class of `transformers` that has a head for sequence classification. */
+  readonly classifier: string
 }
 
 const formatIssue = SchemaIssue.makeFormatterStandardSchemaV1()
@@ -52,12 +55,14 @@ const decoding =
 const gpt2: Architecture = {
   defaults: {},
   prefix: "transformer.",
+  classifier: "GPT2ForSequenceClassification",
   make: decoding(Gpt2.Gpt2Config, Gpt2.make)
 }
 
-const llamaShaped = (defaults: Config): Architecture => ({
+const llamaShaped = (family: string, defaults: Config): Architecture => ({
   defaults,
   prefix: "model.",
+  classifier: `${family}ForSequenceClassification`,
   make: (config) => {
     const fail = (field: string, detail: string) => Result.fail<Failure>({ field, detail })
     const window = slidingWindow(config)
@@ -80,10 +85,10 @@ const llamaShaped = (defaults: Config): Architecture => ({
 // Defaults of the configuration classes of transformers 5, where they differ from those of the schema.
 const architectures: Readonly<Record<string, Architecture>> = {
   gpt2,
-  llama: llamaShaped({}),
-  mistral: llamaShaped({ num_key_value_heads: 8, max_position_embeddings: 131072, sliding_window: 4096 }),
-  qwen2: llamaShaped({ num_key_value_heads: 32, max_position_embeddings: 32768 }),
-  qwen3: llamaShaped({ num_key_value_heads: 32, max_position_embeddings: 32768, head_dim: 128 })
+  llama: llamaShaped("Llama", {}),
+  mistral: llamaShaped("Mistral", { num_key_value_heads: 8, max_position_embeddings: 131072, sliding_window: 4096 }),
+  qwen2: llamaShaped("Qwen2", { num_key_value_heads: 32, max_position_embeddings: 32768 }),
+  qwen3: llamaShaped("Qwen3", { num_key_value_heads: 32, max_position_embeddings: 32768, head_dim: 128 })
 }
 
 /**
@@ -138,6 +143,57 @@ const missingRope = (parameters: unknown): string | undefined => {
 const withoutNulls = (config: Config): Config =>
   Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null))
 
+/**
+ * Whether a configuration is that of a model for sequence classification, whose head says a number of a sequence.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const hasScalarHead = (config: Config): boolean => {
+  const names = config["architectures"]
+  return (
+    Array.isArray(names) && names.some((name) => typeof name === "string" && /ForSequenceClassification$/.test(name))
+  )
+}
+
+const oneLabel = "a scalar head says one number; only models with one label are supported"
+
+/** Why a model for sequence classification does not have exactly one label, if it has not. */
+const otherLabels = (config: Config): Failure | undefined => {
+  const count = config["num_labels"]
+  if (count !== undefined && count !== 1)
+    return { field: "num_labels", detail: `${JSON.stringify(count)}: ${oneLabel}` }
+  const labels = config["id2label"]
+  if (labels === undefined) {
+    // Two is the default of transformers.
+    return count === 1 ? undefined : { field: "id2label", detail: `is missing, which means two labels: ${oneLabel}` }
+  }
+  return typeof labels === "object" && Object.keys(labels as object).length === 1
+    ? undefined
+    : { field: "id2label", detail: `${JSON.stringify(labels)}: ${oneLabel}` }
+}
+
+/**
+ * The configuration of the same model with a scalar head: that of its class for sequence classification, with one label.
+ *
+ * **Details**
+ *
+ * `padId` becomes the `pad_token_id` of a configuration that has none.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const withScalarHead = (config: Config, { modelType }: Decoder, padId?: number): Config => {
+  const { num_labels: _, ...rest } = config // transformers counts id2label instead
+  return {
+    ...rest,
+    architectures: [architectures[modelType]!.classifier],
+    id2label: { 0: "LABEL_0" },
+    label2id: { LABEL_0: 0 },
+    ...(padId === undefined || (config["pad_token_id"] ?? undefined) !== undefined ? {} : { pad_token_id: padId })
+  }
+}
+
 const unevenHeads = ({ headDim, heads, kvHeads, modelType, width }: Decoder): Failure | undefined => {
   if (!Number.isInteger(headDim)) {
     const field = modelType === "gpt2" ? "n_head" : "num_attention_heads"
@@ -167,9 +223,10 @@ export const parse = (text: string, path = "config.json"): Result.Result<Config,
  *
  * **Details**
  *
- * Fields that are left out have the defaults of `transformers` 5. Fails with `UnknownModelType`, and with `ConfigField`
- * naming the field where one is missing or asks for a computation that is not implemented (a sliding window that is
- * shorter than the context, other rotary scalings, quantised weights): such a model is refused, never approximated.
+ * Fields that are left out have the defaults of `transformers` 5. A model for sequence classification has a scalar head,
+ * and no other. Fails with `UnknownModelType`, and with `ConfigField` naming the field where one is missing or asks for a
+ * computation that is not implemented (a sliding window that is shorter than the context, other rotary scalings, quantised
+ * weights, more labels than one): such a model is refused, never approximated.
  *
  * @category constructors
  * @since 0.1.0
@@ -189,10 +246,13 @@ export const decoder = (config: Config, path = "config.json"): Result.Result<Dec
     const detail = "quantised checkpoints are not supported; take the one with float weights"
     return Result.fail(refuse({ field: "quantization_config", detail }))
   }
-  return architecture.make(withoutNulls({ ...architecture.defaults, ...config })).pipe(
+  const set = withoutNulls({ ...architecture.defaults, ...config })
+  const scalar = hasScalarHead(config)
+  return architecture.make(set).pipe(
     Result.flatMap((decoder) => {
-      const failure = unevenHeads(decoder)
-      return failure === undefined ? Result.succeed(decoder) : Result.fail(failure)
+      const failure = unevenHeads(decoder) ?? (scalar ? otherLabels(set) : undefined)
+      if (failure !== undefined) return Result.fail(failure)
+      return Result.succeed(scalar ? Heads.withScalar(decoder) : decoder)
     }),
     Result.mapError(refuse)
   )

@@ -7,12 +7,18 @@
  *     outputs   logits                                  float32 [batch_size, sequence_length, V]
  *               present.{i}.key, .value                 float32 [batch_size, KV, total_sequence_length, Dh]
  *
+ * and a decoder with a scalar head as Optimum lays out sequence classification:
+ *
+ *     inputs    input_ids, attention_mask               int64 [batch_size, sequence_length]
+ *     outputs   logits                                  float32 [batch_size, 1]
+ *
  * @since 0.1.0
  */
 import type { Effect } from "effect"
 import * as Attention from "../nn/Attention.ts"
 import type { Attend, Decoder } from "../nn/Decoder.ts"
 import * as Heads from "../nn/Heads.ts"
+import { takeRows } from "../nn/Linear.ts"
 import * as Graph from "../onnx/Graph.ts"
 import * as Model from "../onnx/Model.ts"
 import * as Op from "../onnx/Op.ts"
@@ -44,6 +50,16 @@ const visibility = (g: Graph.Graph, mask: Graph.Value): Graph.Value => {
   const before = Op.Reshape(g, Op.LessOrEqual(g, columns, own), [1, 1, 1, time, total])
   const kept = Op.Reshape(g, Op.Cast(g, mask, "bool"), [batch, 1, 1, 1, total])
   return Op.Where(g, Op.And(g, before, kept), Graph.scalar(g, 0), Graph.scalar(g, Attention.hidden))
+}
+
+// Looks weights up as initializers under their parameter names, each once.
+const initializers = (g: Graph.Graph, weights: Source["weights"]) => {
+  const known = new Map<string, Graph.Value>()
+  return (name: string): Graph.Value => {
+    const value = known.get(name) ?? Graph.initializer(g, name, weights.get(name)!)
+    known.set(name, value)
+    return value
+  }
 }
 
 /**
@@ -80,12 +96,7 @@ export const graph = ({ decoder, weights }: Source): Graph.Graph => {
     return Attention.joinHeads(g, Attention.attention(g, queries, keys, values, bias), q.shape[0]!)
   }
 
-  const known = new Map<string, Graph.Value>()
-  const parameter = (name: string): Graph.Value => {
-    const value = known.get(name) ?? Graph.initializer(g, name, weights.get(name)!)
-    known.set(name, value)
-    return value
-  }
+  const parameter = initializers(g, weights)
   const rows = `${batch}*${time}`
   const hidden = decoder.forward(g, parameter, Op.Reshape(g, ids, [rows]), Op.Reshape(g, positions, [rows]), attend)
   const logits = Heads.logits(g, hidden, parameter(decoder.headWeight))
@@ -95,10 +106,62 @@ export const graph = ({ decoder, weights }: Source): Graph.Graph => {
 }
 
 /**
- * Writes {@link graph} to a file; weights above 100 MB in total go to `<path>_data` beside it.
+ * The graph that says the number of the scalar head at the last unmasked token of each row, whichever side is padded.
+ *
+ * **Details**
+ *
+ * Positions count unmasked tokens. Without `position_ids` those of `transformers` count padding on the left too, which
+ * moves the scores of a model with learned positions (GPT-2).
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const scorer = ({ decoder, weights }: Source): Graph.Graph => {
+  const { headDim, kvHeads, layers } = decoder
+  const g = Graph.make("scorer")
+  const rows = `${batch}*${time}`
+  const ids = Graph.input(g, "input_ids", "int64", [batch, time])
+  const mask = Op.Cast(g, Op.Cast(g, Graph.input(g, "attention_mask", "int64", [batch, time]), "bool"), "int64")
+  const positions = Op.Max(g, Op.Sub(g, Op.CumSum(g, mask, 1), Graph.int(g, 1)), Graph.int(g, 0))
+  const columns = Op.Reshape(g, Op.Range(g, time), [1, time])
+  const last = Op.ReduceMax(g, Op.Mul(g, columns, mask), [1], false)
+  const read = Op.Add(g, last, Op.Mul(g, Op.Range(g, batch), Graph.dim(g, time)))
+
+  const own = Op.Reshape(g, Op.Range(g, time), [time, 1])
+  const before = Op.Reshape(g, Op.LessOrEqual(g, columns, own), [1, 1, 1, time, time])
+  const kept = Op.Reshape(g, Op.Cast(g, mask, "bool"), [batch, 1, 1, 1, time])
+  const bias = (visible: Graph.Value) => Op.Where(g, visible, Graph.scalar(g, 0), Graph.scalar(g, Attention.hidden))
+  const attend: Attend = (layer, q, k, v) => {
+    // The last layer only reads one token of each row, after which no other is unmasked.
+    const [length, visible] = layer === layers - 1 ? ([1, kept] as const) : ([time, Op.And(g, before, kept)] as const)
+    const queries = Attention.splitHeads(g, Attention.scaled(g, q, headDim), batch, length, kvHeads, headDim)
+    const [keys, values] = [k, v].map((x) => Attention.splitKeys(g, x, batch, time, kvHeads, headDim)) as [
+      Graph.Value,
+      Graph.Value
+    ]
+    return Attention.joinHeads(g, Attention.attention(g, queries, keys, values, bias(visible)), q.shape[0]!)
+  }
+  const parameter = initializers(g, weights)
+  const flat = (x: Graph.Value) => Op.Reshape(g, x, [rows])
+  const hidden = decoder.forward(g, parameter, flat(ids), flat(positions), attend, {
+    read: (x) => takeRows(g, x, read)
+  })
+  const { bias: offset, weight } = Heads.scalarNames
+  const scores = Heads.scalar(g, hidden, parameter(weight), parameter(offset))
+  Graph.output(g, "logits", Op.Reshape(g, scores, [batch, 1]))
+  return g
+}
+
+/**
+ * Writes {@link graph}, or the {@link scorer} of a decoder with a scalar head, to a file; weights above 100 MB in total go
+ * to `<path>_data` beside it.
  *
  * @category encoding
  * @since 0.1.0
  */
-export const write = (source: Source, path: string): Effect.Effect<void, Model.OnnxFileError> =>
-  Model.write(path, Graph.prune(graph(source)))
+export const write = (
+  source: Source,
+  path: string,
+  head: "language" | "scalar" = "language"
+): Effect.Effect<void, Model.OnnxFileError> =>
+  Model.write(path, Graph.prune((head === "scalar" ? scorer : graph)(source)))

@@ -13,6 +13,7 @@ import { basename, dirname, join, resolve as resolvePath, sep } from "node:path"
 import { Effect, type FileSystem, type Path, Result } from "effect"
 import * as AtomicFile from "../AtomicFile.ts"
 import type { Decoder } from "../nn/Decoder.ts"
+import * as Heads from "../nn/Heads.ts"
 import * as Tensor from "../Tensor.ts"
 import * as Tokenizer from "../Tokenizer.ts"
 import * as Config from "./Config.ts"
@@ -154,8 +155,14 @@ interface Named {
 }
 
 /** Tensors under the names that `decoder` knows, and the ones that it does not know. */
-const underParameterNames = (file: ReadonlyMap<string, Tensor.Tensor>, decoder: Decoder, prefix: string): Named => {
-  const known = new Set(decoder.parameters.map(({ name }) => name).concat(headName))
+const underParameterNames = (
+  file: ReadonlyMap<string, Tensor.Tensor>,
+  decoder: Decoder,
+  config: Config.Config
+): Named => {
+  const prefix = Config.prefix(config)
+  const own = decoder.parameters.map(({ name }) => name)
+  const known = new Set(Config.hasScalarHead(config) ? own : own.concat(headName))
   const tensors = new Map<string, Tensor.Tensor>()
   const extras = new Map<string, Tensor.Tensor>()
   for (const [name, tensor] of file) {
@@ -178,12 +185,15 @@ const gather = (
 ): Result.Result<Map<string, Tensor.Tensor<"float32">>, PretrainedError> => {
   const weights = new Map<string, Tensor.Tensor<"float32">>()
   for (const { name, shape } of decoder.parameters) {
-    const tensor = tensors.get(name)
+    // Models for sequence classification have no bias in transformers.
+    const tensor = tensors.get(name) ?? (name === Heads.scalarNames.bias ? Tensor.zeros(shape) : undefined)
     if (tensor === undefined) {
       const detail =
         name === headName
           ? 'is missing; if the head shares the embedding, config.json must say "tie_word_embeddings": true'
-          : `is missing; config.json describes a model with ${decoder.layers} layers that has it`
+          : name === Heads.scalarNames.weight
+            ? "is missing, but config.json describes a model for sequence classification; ScalarHead gives a language model one"
+            : `is missing; config.json describes a model with ${decoder.layers} layers that has it`
       return Result.fail(new PretrainedError({ path, reason: "MissingTensor", tensor: name, detail }))
     }
     if (!(tensor.shape.length === shape.length && tensor.shape.every((size, i) => size === shape[i]))) {
@@ -217,7 +227,8 @@ const firstNonFinite = (
  * Weights may be `float32`, `float16` or `bfloat16`, in one file or sharded, with or without the prefix of a model with a
  * head (`transformer.` in GPT-2); they become `float32`. Tied weights are one parameter, whichever of the two names the
  * file holds. Where `config.json` ties them and the file holds two different matrices they are not tied, as in
- * `transformers` 5: a warning is logged and `config` of the result says so.
+ * `transformers` 5: a warning is logged and `config` of the result says so. A model for sequence classification with one
+ * label has a scalar head, whose bias is 0 where the file has none.
  *
  * Fails with `PretrainedError` naming the tensor, field or file (missing, not expected, of the wrong shape, with `NaN` or
  * infinities inside, outside the directory), and with `SafetensorsError` for a file that is not valid.
@@ -240,7 +251,7 @@ export const loadWeights: (
   const described = yield* Effect.fromResult(Config.decoder(readAs, configPath))
   const file = yield* Safetensors.readSharded(directory)
 
-  const { extras, tensors } = underParameterNames(file.tensors, described, Config.prefix(readAs))
+  const { extras, tensors } = underParameterNames(file.tensors, described, readAs)
   const named = new Map(tensors)
   const embedding = named.get(described.headWeight)
   const head = named.get(headName)
@@ -425,7 +436,8 @@ const writeFiles = Effect.fnUntraced(function* (
   let config = withDtype(model.config, dtype)
   if (onnx) {
     yield* writing(join(target, "onnx"), () => mkdir(join(directory, "onnx")))
-    yield* OnnxExport.write(model, join(directory, "onnx", "model.onnx")).pipe(
+    const head = Config.hasScalarHead(model.config) ? "scalar" : "language"
+    yield* OnnxExport.write(model, join(directory, "onnx", "model.onnx"), head).pipe(
       Effect.mapError(({ cause, reason }) =>
         cause === undefined
           ? new PretrainedError({ path: join(target, "onnx/model.onnx"), reason: "Write", detail: reason })
@@ -489,7 +501,8 @@ const publish = async (from: string, to: string): Promise<void> => {
  *
  * `config.json` keeps every field that was read, with the element type brought up to date; tokenizer files are written
  * byte for byte; the names of the tensors are those that `transformers` expects. `load` of the result gives the same bits
- * when `dtype` is `float32`.
+ * when `dtype` is `float32`. What `config` describes as a model for sequence classification is loaded as one there, where
+ * its scores lack the `score.bias`; its ONNX file has it.
  *
  * All files are first written in full to a temporary directory beside the target. A new directory then appears at once; in
  * one that exists the files are replaced one by one, and files of other names stay. Fails with `Write` (no permission, disk
