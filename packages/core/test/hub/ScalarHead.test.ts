@@ -4,11 +4,16 @@ import { join } from "node:path"
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Result } from "effect"
+import { InferenceSession, Tensor as OrtTensor } from "onnxruntime-node"
 import { afterAll } from "vitest"
 import * as Config from "../../src/hub/Config.ts"
+import * as OnnxExport from "../../src/hub/OnnxExport.ts"
 import * as Pretrained from "../../src/hub/Pretrained.ts"
+import * as Safetensors from "../../src/hub/Safetensors.ts"
 import * as ScalarHead from "../../src/hub/ScalarHead.ts"
+import * as Graph from "../../src/onnx/Graph.ts"
 import * as Tensor from "../../src/Tensor.ts"
+import * as Run from "../onnx/run.ts"
 import * as TinyModel from "./TinyModel.ts"
 
 const directory = fs.mkdtempSync(join(tmpdir(), "attune-scalar-"))
@@ -205,4 +210,63 @@ describe("a directory", () => {
       )
     }
   })
+})
+
+const checkpoints = ["scalar-gpt2", "scalar-llama"]
+const fixture = (name: string) => join(import.meta.dirname, "../fixtures", name)
+
+describe("a checkpoint of transformers", () => {
+  it.effect.each(checkpoints)("is scored as PyTorch scores it, padded on either side: %s", (name) =>
+    Effect.gen(function* () {
+      const path = fixture(name)
+      const model = yield* Pretrained.loadWeights(path)
+      const { tensors } = yield* Safetensors.read(join(path, "golden.safetensors"))
+      const graph = Graph.prune(OnnxExport.scorer(model))
+      for (const side of ["", "left_"]) {
+        const { logits } = yield* Run.once(graph, {
+          input_ids: tensors.get(`${side}input_ids`)!,
+          attention_mask: tensors.get(`${side}attention_mask`)!
+        })
+        assert.deepStrictEqual(logits!.shape, [4, 1])
+        const close = { absolute: 1e-5, relative: 0 }
+        Run.close(Run.numbers(logits), Run.numbers(tensors.get("scores")), `${side}scores`, close)
+      }
+    })
+  )
+
+  it.effect.each(checkpoints)("is saved as one, and as an ONNX file that says the same with its bias: %s", (name) =>
+    Effect.gen(function* () {
+      const path = fixture(name)
+      const loaded = yield* Pretrained.loadWeights(path)
+      const file = yield* Safetensors.read(join(path, "model.safetensors"))
+      assertSame(loaded.weights, new Map(file.tensors).set("score.bias", Tensor.zeros([1])))
+      const out = freshPath()
+      const weights = new Map(loaded.weights).set("score.bias", Tensor.float32([2]))
+      yield* Pretrained.save({ ...loaded, weights }, out)
+      const config = JSON.parse(fs.readFileSync(join(path, "config.json"), "utf8"))
+      assert.deepStrictEqual(JSON.parse(fs.readFileSync(join(out, "config.json"), "utf8")), config)
+      const saved = yield* Safetensors.read(join(out, "model.safetensors"))
+      assertSame(saved.tensors, new Map(file.tensors).set("score.bias", Tensor.float32([2])))
+
+      const { tensors } = yield* Safetensors.read(join(path, "golden.safetensors"))
+      const feed = (name: string) => {
+        const { data, shape } = tensors.get(name)!
+        return new OrtTensor("int64", data as BigInt64Array, shape)
+      }
+      const { inputNames, logits, outputNames } = yield* Effect.promise(async () => {
+        const session = await InferenceSession.create(join(out, "onnx/model.onnx"))
+        const feeds = { input_ids: feed("input_ids"), attention_mask: feed("attention_mask") }
+        const { logits } = await session.run(feeds)
+        await session.release()
+        return {
+          inputNames: session.inputNames,
+          logits: logits!.data as Float32Array,
+          outputNames: session.outputNames
+        }
+      })
+      assert.deepStrictEqual([[...inputNames].sort(), outputNames], [["attention_mask", "input_ids"], ["logits"]])
+      const expected = Run.numbers(tensors.get("scores")).map((score) => score + 2)
+      Run.close(logits, expected, "scores", { absolute: 1e-5, relative: 0 })
+    })
+  )
 })
