@@ -8,9 +8,12 @@
  * @since 0.1.0
  */
 
+import type { LanguageOutputs, ScalarOutputs } from "./nn/Heads.ts"
 import type * as Graph from "./onnx/Graph.ts"
 import type { Value } from "./onnx/Graph.ts"
 import * as Op from "./onnx/Op.ts"
+
+export type { LanguageOutputs, ScalarOutputs } from "./nn/Heads.ts"
 
 /**
  * `["N"]`: a number for each target token. `["B"]`: a number for each sequence.
@@ -63,33 +66,6 @@ export type Group<F extends Fields = Fields> = ReadonlyArray<Example<F>>
  * @since 0.1.0
  */
 export type Batch<F extends Fields = Fields> = ReadonlyArray<Example<F> | Group<F>>
-
-/**
- * What a language model says of the target tokens.
- *
- * **Details**
- *
- * `logprobs` `[N]`: their log-probs under the model that is being updated, nats. `entropy` `[N]`: entropy of that model's
- * distributions at the same places, nats. Both at temperature 1 unless another, above 0, is given: then of the softmax of
- * the logits divided by it.
- *
- * @category models
- * @since 0.1.0
- */
-export interface LanguageOutputs {
-  readonly logprobs: (temperature?: number) => Value
-  readonly entropy: (temperature?: number) => Value
-}
-
-/**
- * What a model with a scalar head says: `values` `[N]`, for each target token that of the state before it.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ScalarOutputs {
-  readonly values: () => Value
-}
 
 /**
  * What a loss is built from, beside what the model says (`O`).

@@ -2,7 +2,7 @@
  * A training run on disk: its log, its checkpoints, and going on after it stopped.
  *
  * A run without a directory keeps nothing. Methods open one, then record what the learner reports; when a checkpoint is
- * due it is written, and an interrupted run writes one on its way out.
+ * due it is written, and a run that is interrupted or fails writes one on its way out.
  *
  * @since 0.1.0
  */
@@ -10,7 +10,7 @@
 import { createHash } from "node:crypto"
 import { createRequire } from "node:module"
 import { join } from "node:path"
-import { Effect, Exit, Option, Schema, type Scope } from "effect"
+import { Cause, Effect, Exit, Option, Schema, type Scope } from "effect"
 import * as Checkpoint from "./Checkpoint.ts"
 import { LearnerError, type LearnerState, type Resumable, type StepMetrics } from "./Learner.ts"
 import * as RunLog from "./RunLog.ts"
@@ -180,8 +180,9 @@ export const open: (
     saved = step
   })
   yield* Effect.addFinalizer((exit) =>
-    Exit.isFailure(exit) && Exit.hasInterrupts(exit)
-      ? Effect.catch(save, (error) => Effect.logError(`no checkpoint was written on interruption: ${error.message}`))
+    // Not after a bug of our own: what it left behind is no state to go on from.
+    Exit.isFailure(exit) && !Cause.hasDies(exit.cause)
+      ? Effect.catch(save, (error) => Effect.logError(`no checkpoint was written at the end: ${error.message}`))
       : Effect.void
   )
 

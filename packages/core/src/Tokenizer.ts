@@ -61,6 +61,26 @@ export interface Tokenizer {
   readonly prompt: (content: Prompt.Content) => Result.Result<Prompt.Prompt, TokenizerError>
 }
 
+/**
+ * What tells two tokenizers' ids apart, in words, or nothing where every id stands for the same token in both.
+ *
+ * @category comparing
+ * @since 0.1.0
+ */
+export const difference = (
+  a: Pick<Tokenizer, "vocabSize" | "token" | "eosId">,
+  b: Pick<Tokenizer, "vocabSize" | "token" | "eosId">
+): string | undefined => {
+  if (a === b) return undefined
+  if (a.vocabSize !== b.vocabSize) return `${a.vocabSize} ids against ${b.vocabSize}`
+  if (a.eosId !== b.eosId) return `the end-of-text id is ${a.eosId} against ${b.eosId}`
+  for (let id = 0; id < a.vocabSize; id++) {
+    if (a.token(id) !== b.token(id))
+      return `id ${id} is ${JSON.stringify(a.token(id))} against ${JSON.stringify(b.token(id))}`
+  }
+  return undefined
+}
+
 /** A token that may merge with the next; the lowest score merges first. */
 interface MergeNode {
   readonly token: string

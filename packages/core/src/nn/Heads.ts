@@ -5,7 +5,6 @@
  */
 import { uniformFloat64 } from "pure-rand/distribution/uniformFloat64"
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus"
-import type { LanguageOutputs, ScalarOutputs } from "../Loss.ts"
 import type { Graph, Value } from "../onnx/Graph.ts"
 import * as GraphOf from "../onnx/Graph.ts"
 import * as Op from "../onnx/Op.ts"
@@ -85,6 +84,33 @@ export const entropy = (g: Graph, hidden: Value, headWeight: Value): Value => {
  */
 export const scalar = (g: Graph, hidden: Value, weight: Value, bias: Value): Value =>
   Op.Reshape(g, linear(g, hidden, weight, bias), [hidden.shape[0]!])
+
+/**
+ * What a language model says of the target tokens.
+ *
+ * **Details**
+ *
+ * `logprobs` `[N]`: their log-probs under the model that is being updated, nats. `entropy` `[N]`: entropy of that model's
+ * distributions at the same places, nats. Both at temperature 1 unless another, above 0, is given: then of the softmax of
+ * the logits divided by it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LanguageOutputs {
+  readonly logprobs: (temperature?: number) => Value
+  readonly entropy: (temperature?: number) => Value
+}
+
+/**
+ * What a model with a scalar head says: `values` `[N]`, for each target token that of the state before it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ScalarOutputs {
+  readonly values: () => Value
+}
 
 /**
  * What a language model says of its states, for losses.

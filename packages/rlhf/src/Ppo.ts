@@ -1,0 +1,351 @@
+/**
+ * Proximal policy optimisation against a reward, with a KL penalty towards the frozen reference: the third step of
+ * InstructGPT, and with pretraining text mixed in, PPO-ptx.
+ *
+ * Source: Ouyang et al. 2022, arXiv:2203.02155, sections 3.5 and C.4; what it leaves open is settled in `PpoConfig`.
+ *
+ * @since 0.1.0
+ */
+import {
+  type Checkpoint,
+  type Completion,
+  Epochs,
+  Kl,
+  type Learner,
+  type Loss,
+  type ModelError,
+  NextToken,
+  Policy,
+  Progress,
+  type Prompt,
+  RewardModel,
+  Rollout,
+  Run,
+  type RunLog,
+  Tokenizer
+} from "@attune/core"
+import { Effect, Schema } from "effect"
+import * as Advantage from "./Advantage.ts"
+import * as KlController from "./KlController.ts"
+import * as PpoConfig from "./PpoConfig.ts"
+import type { Episode, Minibatch, PpoLearners, Reports } from "./PpoLearners.ts"
+import * as Learners from "./PpoLearners.ts"
+import * as PpoMetrics from "./PpoMetrics.ts"
+import * as TokenReward from "./TokenReward.ts"
+
+/**
+ * Reports that PPO cannot begin with what it was given, and what to change. `prompt`: the place of the one at fault.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class PpoError extends Schema.TaggedError<PpoError>()("PpoError", {
+  reason: Schema.String,
+  prompt: Schema.optionalKey(Schema.Int)
+}) {
+  override get message(): string {
+    return `PPO: ${this.reason}`
+  }
+}
+
+/**
+ * What a run of PPO takes besides its learners and settings.
+ *
+ * **Details**
+ *
+ * `prompts`: tokenized with the policy's tokenizer; every iteration takes the next ones of a shuffled order, drawn anew when
+ * all have been taken. `pretraining`: examples for PPO-ptx, needed exactly where `config.ptx` is not `null`, taken in a
+ * shuffled order of their own. `stopTokens`, `stopStrings`: as of the sampler; prefer tokens, since the text of a stop string
+ * is cut and never learned. `samplesEvery`: iterations between two samples in the log, default 10.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options extends Run.KeepOptions {
+  readonly prompts: ReadonlyArray<Prompt.Prompt>
+  readonly pretraining?: ReadonlyArray<Loss.Example<Record<never, never>>> | undefined
+  readonly stopTokens?: ReadonlyArray<number> | undefined
+  readonly stopStrings?: ReadonlyArray<string> | undefined
+  readonly samplesEvery?: number | undefined
+}
+
+/**
+ * What a run leaves beside the weights of its learners: a record per iteration (see `PpoMetrics`) and the KL controller.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Trained {
+  readonly reports: ReadonlyArray<PpoMetrics.PpoMetrics>
+  readonly controller: KlController.KlController
+}
+
+// An answer with everything that was measured on it.
+interface Measured {
+  readonly prompt: Prompt.Prompt
+  readonly completion: Completion.Completion
+  readonly refLogprobs: Float32Array
+  readonly values: Float32Array
+  readonly score: number
+}
+
+/**
+ * Answers with their credit: what is learned from, and what is reported.
+ *
+ * **Details**
+ *
+ * For each answer, with `r` of `TokenReward.tokenRewards`, advantages and returns of `Advantage.gae`; then the advantages of
+ * all tokens together are whitened, as `config` says. Answers without tokens teach nothing and are left out.
+ *
+ * @category math
+ * @since 0.1.0
+ */
+export const credit = (
+  answers: ReadonlyArray<Measured>,
+  klCoef: number,
+  config: PpoConfig.PpoConfig
+): ReadonlyArray<Episode> => {
+  const learned = answers.filter(({ completion }) => completion.tokens.length > 0)
+  const rewards = learned.map(({ completion, refLogprobs, score }) =>
+    TokenReward.tokenRewards(
+      completion.logprobs,
+      refLogprobs,
+      TokenReward.scoreOf(score, completion.finishReason, config.score),
+      { klCoef, estimator: config.klEstimator }
+    )
+  )
+  const scaled = config.whitenRewards === null ? rewards : Advantage.scaleAll(rewards, config.whitenRewards)
+  const credits = learned.map(({ values }, i) => Advantage.gae(scaled[i]!, values, config))
+  const raw = credits.map(({ advantages }) => advantages)
+  const advantages = config.whitenAdvantages === null ? raw : Advantage.whitenAll(raw, config.whitenAdvantages)
+  return learned.map(({ completion, prompt, values }, i) => ({
+    tokens: Rollout.tokens({ prompt, completion }),
+    logprobs: completion.logprobs,
+    values,
+    advantages: Float32Array.from(advantages[i]!),
+    returns: Float32Array.from(credits[i]!.returns)
+  }))
+}
+
+// The `count` items from place `from` on of an endless order, shuffled anew for each pass.
+const stream = <A>(items: ReadonlyArray<A>, seed: number) => {
+  let shuffled: { readonly epoch: number; readonly order: Int32Array } = { epoch: -1, order: new Int32Array() }
+  return (from: number, count: number): ReadonlyArray<A> =>
+    Array.from({ length: count }, (_, i) => {
+      const epoch = Math.floor((from + i) / items.length)
+      if (shuffled.epoch !== epoch) shuffled = { epoch, order: Epochs.order(items.length, seed, epoch) }
+      return items[shuffled.order[(from + i) % items.length]!]!
+    })
+}
+
+// What cannot work, found before anything is sampled.
+const complaint = (
+  { policy }: PpoLearners,
+  reference: Policy.PolicyShape,
+  reward: RewardModel.RewardModelShape,
+  config: PpoConfig.PpoConfig,
+  { pretraining, prompts }: Options
+): PpoError | undefined => {
+  const refuse = (reason: string, prompt?: number) =>
+    new PpoError({ reason, ...(prompt === undefined ? {} : { prompt }) })
+  const foreign = Tokenizer.difference(policy.tokenizer, reference.tokenizer)
+  if (foreign !== undefined) {
+    return refuse(
+      `the policy ${policy.name} and the reference ${reference.name} have different tokenizers (${foreign}), so their ` +
+        "log-probs are not of the same tokens; the reference must be the model that the policy started from"
+    )
+  }
+  const unread = reward.tokenizer === undefined ? undefined : Tokenizer.difference(policy.tokenizer, reward.tokenizer)
+  if (unread !== undefined) {
+    return refuse(
+      `the reward model ${reward.name} reads tokens of another tokenizer than the policy's (${unread}); give it texts, or ` +
+        "take one with the policy's tokenizer"
+    )
+  }
+  if (prompts.length === 0) return refuse("there is no prompt to answer")
+  const room = policy.contextLength - 1
+  const long = prompts.findIndex(({ tokens }) => tokens.length > room)
+  if (long >= 0) {
+    return refuse(
+      `prompt ${long} has ${prompts[long]!.tokens.length} tokens; the policy's context of ${policy.contextLength} leaves room ` +
+        `for an answer after at most ${room}: shorten it or leave it out`,
+      long
+    )
+  }
+  const empty = prompts.findIndex(({ tokens }) => tokens.length === 0)
+  if (empty >= 0) return refuse(`prompt ${empty} has no tokens; begin it with the model's first token`, empty)
+  const given = pretraining?.length ?? 0
+  if (config.ptx !== null && given === 0) {
+    return refuse("ptx mixes in pretraining text, but there is none; give pretraining examples, or set ptx to null")
+  }
+  if (config.ptx === null && given > 0) {
+    return refuse("there are pretraining examples, but ptx is null; set it to the weight of the mix, or leave them out")
+  }
+  return undefined
+}
+
+/**
+ * Trains the policy with PPO and returns what each iteration reported.
+ *
+ * **Details**
+ *
+ * An iteration samples answers, measures them (score, log-probs under the reference, values), assigns credit, and takes
+ * its optimizer steps; then the KL controller is shown how far the policy has gone. The policy's log-probs are those that
+ * the sampler reported: the first optimizer step reports how far the learner disagrees with them
+ * (`rollout/max_logprob_difference`).
+ *
+ * Shows progress, logs every iteration with samples and warnings, and writes checkpoints where a directory is given, of which
+ * `checkpointEvery` (default 10) and every other count are in iterations. It can be interrupted and may fail at any moment: the
+ * newest whole iteration is kept, and a resumed run continues bit for bit, given a reward that scores the same answers the
+ * same. Updates are not interrupted half-way.
+ *
+ * Fails with `PpoError` before anything is sampled where models, prompts and settings do not fit, and with the errors of
+ * sampler, reward model and learners as they are.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const train: (
+  learners: PpoLearners,
+  config: PpoConfig.PpoConfig,
+  options: Options
+) => Effect.Effect<
+  Trained,
+  | PpoError
+  | ModelError.ModelError
+  | RewardModel.RewardModelError
+  | Learner.LearnerError
+  | RunLog.RunLogError
+  | Checkpoint.CheckpointError,
+  Policy.Reference | RewardModel.RewardModel
+> = Effect.fn("Ppo.train")(function* (learners, config, options) {
+  const reference = yield* Policy.Reference
+  const reward = yield* RewardModel.RewardModel
+  const problem = complaint(learners, reference, reward, config, options)
+  if (problem !== undefined) return yield* problem
+
+  const { policy, values } = learners
+  const { innerEpochs, minibatchSize, samplesPerPrompt, seed, temperature } = config
+  const { iterations, promptsPerIteration, ptxExamplesPerStep, stepsPerIteration } = PpoConfig.counts(config)
+  const { pretraining = [], prompts, samplesEvery = 10 } = options
+  const nextPrompts = stream(prompts, seed)
+  const nextPretraining = stream(pretraining, seed + 1)
+
+  let controller: KlController.KlController = config.kl
+  let done = 0
+  let updating = false
+  const state = Learners.resumable(learners, {
+    // What was half updated is no iteration, and never kept.
+    read: () => ({ iteration: updating ? -1 : done, memory: { controller } }),
+    write: (iteration, memory) => {
+      done = iteration
+      controller = Schema.decodeUnknownSync(Memory)(memory).controller
+    }
+  })
+  const run = yield* Run.open(state, identity(config, options), { checkpointEvery: 10, ...options })
+  const progress = yield* Progress.start({ label: "ppo", total: iterations, from: run.step })
+
+  const sample = Effect.fnUntraced(function* (iteration: number) {
+    const asked = nextPrompts(iteration * promptsPerIteration, promptsPerIteration)
+    const repeated = asked.flatMap((prompt) => Array.from({ length: samplesPerPrompt }, () => prompt))
+    const completions = yield* policy.sample(repeated, {
+      maxNewTokens: config.maxNewTokens,
+      temperature,
+      rowSeeds: repeated.map((_, i) => NextToken.rowSeed(seed, iteration * config.batchSize + i)),
+      ...(options.stopTokens === undefined ? {} : { stopTokens: options.stopTokens }),
+      ...(options.stopStrings === undefined ? {} : { stopStrings: options.stopStrings })
+    })
+    return completions.map((completion, i) => ({ prompt: repeated[i]!, completion }))
+  })
+
+  const measure = Effect.fnUntraced(function* (answers: ReadonlyArray<Pick<Measured, "prompt" | "completion">>) {
+    const scores = yield* reward.score(answers)
+    const continuations = answers.map(({ completion, prompt }) => ({
+      prompt: prompt.tokens,
+      completion: completion.tokens
+    }))
+    const refLogprobs = yield* reference.logprobs(continuations, { temperature })
+    const predicted = yield* values(continuations)
+    return answers.map(
+      (answer, i): Measured => ({ ...answer, score: scores[i]!, refLogprobs: refLogprobs[i]!, values: predicted[i]! })
+    )
+  })
+
+  // Every inner epoch takes all episodes once, in an order of its own.
+  const minibatches = (episodes: ReadonlyArray<Episode>, iteration: number): ReadonlyArray<Minibatch> => {
+    const firstStep = iteration * stepsPerIteration
+    return Array.from({ length: innerEpochs }, (_, epoch) => {
+      const order = Epochs.order(episodes.length, seed + 2, iteration * innerEpochs + epoch)
+      return Array.from({ length: stepsPerIteration / innerEpochs }, (_, i) =>
+        Array.from(order.subarray(i * minibatchSize, (i + 1) * minibatchSize), (at) => episodes[at]!)
+      )
+    })
+      .flat()
+      .map((episodes, i) => ({
+        episodes,
+        pretraining: nextPretraining((firstStep + i) * ptxExamplesPerStep, ptxExamplesPerStep)
+      }))
+      .filter(({ episodes }) => episodes.length > 0)
+  }
+
+  const reports: Array<PpoMetrics.PpoMetrics> = []
+  while (done < iterations) {
+    const answers = yield* sample(done).pipe(Effect.flatMap(measure))
+    const { klCoef } = controller
+    const episodes = credit(answers, klCoef, config)
+    const kl = KlController.observed(
+      answers.map(({ completion, refLogprobs }) => Kl.estimate(completion.logprobs, refLogprobs, "k1"))
+    )
+
+    yield* Effect.uninterruptible(
+      Effect.gen(function* () {
+        updating = true
+        const steps: Reports = yield* learners.update(minibatches(episodes, done))
+        const metrics = PpoMetrics.ofIteration({ answers, episodes, klCoef, steps, config })
+        controller = KlController.next(controller, kl, answers.length)
+        done += 1
+        updating = false
+        yield* run.record([metrics])
+        reports.push(metrics)
+      })
+    )
+
+    for (const warning of PpoMetrics.warnings(reports)) {
+      yield* Effect.logWarning(`iteration ${done}: ${warning.message}`)
+      yield* run.event("warning", { ...warning })
+    }
+    if (done % samplesEvery === 0 || done === iterations) yield* run.event("samples", samples(answers))
+    const latest = reports.at(-1)!
+    yield* progress.update(done, { score: latest["objective/scores"]!, kl: latest["objective/kl"]! })
+  }
+  return { reports, controller }
+}, Effect.scoped)
+
+const Memory = Schema.Struct({ controller: KlController.KlController })
+
+// Rates may change when a run is resumed, so that one that diverged can go on more slowly.
+const identity = (config: PpoConfig.PpoConfig, { pretraining = [], prompts }: Options): Run.Identity => {
+  const { policyLearningRate: _policy, valueLearningRate: _value, maxGradNorm: _norm, ...compared } = config
+  return {
+    method: "ppo",
+    config: { ppo: compared },
+    seeds: { seed: config.seed },
+    steps: PpoConfig.counts(config).iterations,
+    data: Run.digest([
+      ...prompts.map(({ tokens }) => tokens),
+      "pretraining",
+      ...pretraining.flatMap(({ tokens, weights }) => [tokens, weights])
+    ])
+  }
+}
+
+const shownSamples = 4
+
+const samples = (answers: ReadonlyArray<Measured>) =>
+  answers.slice(0, shownSamples).map(({ completion, prompt, refLogprobs, score }) => ({
+    prompt: prompt.text,
+    completion: completion.text,
+    score,
+    kl: Kl.sequence(completion.logprobs, refLogprobs, "k1"),
+    finishReason: completion.finishReason
+  }))
