@@ -118,7 +118,7 @@ export const checked = (
   const fail = (reason: string, answer?: number) =>
     Effect.fail(new RewardModelError({ model: name, ...(answer === undefined ? {} : { answer }), reason }))
   const length = isArrayLike(scores) ? scores.length : undefined
-  if (!isArrayLike(scores)) return fail(`returned ${shown(scores)} for ${count} answers; return an array of numbers`)
+  if (!isArrayLike(scores)) return fail(`returned ${quoted(scores)} for ${count} answers; return an array of numbers`)
   if (length !== count) {
     return fail(`returned ${length} scores for ${count} answers; return one score per answer, in their order`)
   }
@@ -129,7 +129,7 @@ export const checked = (
     if (!Number.isFinite(result[i])) {
       const why = typeof score === "number" && Number.isFinite(score) ? ", which single precision cannot hold" : ""
       const rule = "a score must be a finite number, whatever the answer"
-      return fail(`scored answer ${first + i} of ${total} as ${shown(score)}${why}; ${rule}`, first + i)
+      return fail(`scored answer ${first + i} of ${total} as ${quoted(score)}${why}; ${rule}`, first + i)
     }
   }
   return Effect.succeed(result)
@@ -144,6 +144,8 @@ const shown = (value: unknown): string => {
   const text = isPlain ? String(value) : Inspectable.toStringUnknown(value, 0)
   return text.length > 200 ? `${text.slice(0, 200)}...` : text
 }
+
+const quoted = (value: unknown): string => (typeof value === "string" ? JSON.stringify(value) : shown(value))
 
 const failed = (model: string, what: string, answer?: number) => (cause: unknown) =>
   new RewardModelError({

@@ -115,23 +115,23 @@ describe("a reward that fails", () => {
     })
   )
 
-  it.effect.each<readonly [string, unknown]>([
-    ["nothing", undefined],
-    ["one number", 1],
-    ["a text", "123"]
-  ])("returning %s instead of scores is named", ([, returned]) =>
+  it.effect.each<readonly [string, unknown, string]>([
+    ["nothing", undefined, "undefined"],
+    ["one number", 1, "1"],
+    ["a text", "123", '"123"']
+  ])("returning %s instead of scores is named", ([, returned, shown]) =>
     Effect.map(message(RewardModel.fromBatchFunction("odd", () => returned as Array<number>)), (message) =>
-      assert.include(message, `odd: returned ${returned} for 3 answers; return an array of numbers`)
+      assert.include(message, `odd: returned ${shown} for 3 answers; return an array of numbers`)
     )
   )
 
-  it.effect.each<readonly [string, unknown]>([
-    ["nothing", undefined],
-    ["null", null],
-    ["a text that looks like a number", "1"]
-  ])("returning %s instead of a score is named", ([, returned]) =>
+  it.effect.each<readonly [string, unknown, string]>([
+    ["nothing", undefined, "undefined"],
+    ["null", null, "null"],
+    ["a text that looks like a number", "1", '"1"']
+  ])("returning %s instead of a score is named", ([, returned, shown]) =>
     Effect.map(message(RewardModel.fromFunction("odd", () => returned as number)), (message) =>
-      assert.include(message, `odd: scored answer 0 of 3 as ${returned};`)
+      assert.include(message, `odd: scored answer 0 of 3 as ${shown};`)
     )
   )
 

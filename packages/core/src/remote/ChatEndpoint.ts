@@ -7,12 +7,13 @@
  * @since 0.1.0
  */
 import { createHash } from "node:crypto"
-import { Clock, Duration, Effect, Exit, Random, Redacted, Result, Schema, type Scope, Semaphore, Stream } from "effect"
+import { Effect, Exit, Result, Schema, type Scope } from "effect"
 import { toCodecOpenAI } from "effect/ai/OpenAiStructuredOutput"
-import { HttpClient, type HttpClientError, HttpClientRequest, type HttpClientResponse } from "effect/http"
+import type { HttpClient } from "effect/http"
 import type * as Prompt from "../Prompt.ts"
 import * as Budget from "./Budget.ts"
 import * as ChatReply from "./ChatReply.ts"
+import * as Exchange from "./Exchange.ts"
 import * as ResponseCache from "./ResponseCache.ts"
 
 /**
@@ -104,29 +105,16 @@ export interface AskOptions extends Sampling {
  * @category models
  * @since 0.1.0
  */
-export interface Options extends Sampling {
+export interface Options extends Sampling, Exchange.Settings {
   /** `https://api.example.com/v1`, for instance. */
   readonly baseUrl: string
   readonly model: string
-  readonly apiKey?: Redacted.Redacted<string>
   /** Further fields of every request, such as `top_p`. */
   readonly extra?: Readonly<Record<string, Schema.Json>>
   /** The field that `maxTokens` is sent as; newer models of some providers want the second. `"max_tokens"` by default. */
   readonly maxTokensField?: "max_tokens" | "max_completion_tokens"
   /** How `askJson` asks for JSON: by a schema (default), for any JSON, or in the words of the prompt alone. */
   readonly jsonMode?: "json_schema" | "json_object" | "none"
-  /** For one attempt, from sending it to the last byte. 60 seconds by default. */
-  readonly timeout?: Duration.Input
-  /** Attempts after the first. 6 by default. */
-  readonly retries?: number
-  /** Pause before the first retry; doubled before each further one. Half a second by default. */
-  readonly pause?: Duration.Input
-  /** The longest of these pauses. 30 seconds by default. */
-  readonly longestPause?: Duration.Input
-  /** The longest `Retry-After` that is waited for. 5 minutes by default. */
-  readonly longestWait?: Duration.Input
-  /** Requests under way at a time. 8 by default. */
-  readonly concurrency?: number
   /** The most that may be spent as long as this endpoint is open. A limit of tokens or cost needs `maxTokens`. */
   readonly limit?: Budget.Limit
   /** Needed for `usage` to state a cost. */
@@ -191,57 +179,28 @@ export interface ChatEndpoint {
 
 type Reason = ChatError["reason"]
 
-// Why an attempt gave no answer, and what comes of it.
-interface Fault {
-  readonly reason: Reason
-  readonly detail: string
-  readonly status?: number
-  readonly excerpt?: string
-  /** Attempts that may end like this before the question is given up. */
-  readonly allowed: "none" | "one" | "all"
-  /** Milliseconds that the server asks to wait. */
-  readonly wait?: number | undefined
-  /** What it used; where that cannot be known, nothing is stated here. */
-  readonly used?: Budget.Tokens | undefined
-}
-
 const none: Budget.Tokens = { prompt: 0, completion: 0 }
-const excerptLength = 300
-const longestBody = 16 * 1024 * 1024
-
-/** Statuses that come and go. 409 is a lock held by another request, 425 a replay that the server puts off. */
-const isPassing = (status: number): boolean =>
-  status === 408 || status === 409 || status === 425 || status === 429 || status >= 500
 
 /** Fields that `extra` may not overrule. */
 const reserved = ["model", "messages", "stream", "n", "max_tokens", "max_completion_tokens"]
 
 const problem = (options: Options): string | undefined => {
-  const { apiKey, baseUrl, extra, limit = {}, longestPause, longestWait, model, pause, price, timeout } = options
-  const url = URL.parse(baseUrl)
-  if (url === null || !/^https?:$/.test(url.protocol)) return "baseUrl must be an http or https URL"
-  if (url.username !== "" || url.password !== "") return "baseUrl must hold no user and password; give an apiKey"
+  const { baseUrl, extra, limit = {}, model, price } = options
+  const inSettings = Exchange.problem("baseUrl", baseUrl, options)
+  if (inSettings !== undefined) return inSettings
   if (model === "") return "model must be a name"
-  if (apiKey !== undefined && !/^[\x21-\x7e]+$/.test(Redacted.value(apiKey))) {
-    return "apiKey is empty or holds a blank, a line break or a letter outside ASCII; remove it"
-  }
   const taken = reserved.find((field) => extra !== undefined && Object.hasOwn(extra, field))
   if (taken !== undefined) {
     return `extra must not hold ${taken}${taken.startsWith("max_") ? "; give maxTokens, by which spending is limited" : ""}`
   }
-  const natural = { retries: options.retries ?? 0, concurrency: options.concurrency ?? 1 }
-  for (const [name, value] of Object.entries({ ...natural, "limit.requests": limit.requests ?? 0 })) {
-    if (!Number.isInteger(value) || value < 0) return `${name} must be a whole number from 0, not ${value}`
+  const { requests = 0 } = limit
+  if (!Number.isInteger(requests) || requests < 0) {
+    return `limit.requests must be a whole number from 0, not ${requests}`
   }
-  if (options.concurrency === 0) return "concurrency must be at least 1"
   const amounts = { "limit.tokens": limit.tokens, "limit.cost": limit.cost }
   const prices = { "price.prompt": price?.prompt, "price.completion": price?.completion }
   for (const [name, value] of Object.entries({ ...amounts, ...prices })) {
     if (value !== undefined && !(value >= 0 && value < Infinity)) return `${name} must be a number from 0, not ${value}`
-  }
-  if (timeout !== undefined && !(Duration.toMillis(timeout) > 0)) return "timeout must be above 0"
-  for (const [name, value] of Object.entries({ pause, longestPause, longestWait })) {
-    if (value !== undefined && !(Duration.toMillis(value) >= 0)) return `${name} must be a duration from 0`
   }
   if (limit.cost !== undefined && price === undefined) return "a limit of cost needs a price"
   return samplingProblem(options)
@@ -276,64 +235,18 @@ const promptBound = (messages: ReadonlyArray<Prompt.Message>, further: Readonly<
   messages.reduce((sum, { content }) => sum + Buffer.byteLength(content) + 16, 64) +
   (Object.keys(further).length === 0 ? 0 : Buffer.byteLength(JSON.stringify(further)))
 
-/** The bytes of a body as text; one that never ends is cut off. */
-const readText = (response: HttpClientResponse.HttpClientResponse) =>
-  Effect.suspend(() => {
-    const chunks: Array<Uint8Array> = []
-    let size = 0
-    return response.stream.pipe(
-      Stream.takeWhile((chunk) => {
-        chunks.push(chunk)
-        size += chunk.byteLength
-        return size <= longestBody
-      }),
-      Stream.runDrain,
-      Effect.map(() => Buffer.concat(chunks).toString("utf8"))
-    )
-  })
-
-const parseJson = (text: string): Result.Result<unknown, unknown> =>
-  Result.try({ try: (): unknown => JSON.parse(text), catch: (cause) => cause })
-
-// Codes of connections that never came to be, so that nothing was sent.
-const unconnected = /^(ECONNREFUSED|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|UND_ERR_CONNECT_TIMEOUT)$/
-
-// What fetch says is "fetch failed"; why is in the cause, sometimes further down.
-const networkFault = (error: HttpClientError.HttpClientError): Fault => {
-  const said: Array<string> = []
-  let wasSent = true
-  for (let cause: unknown = error.reason.cause; cause instanceof Error && said.length < 4; cause = cause.cause) {
-    const code = "code" in cause && typeof cause.code === "string" ? cause.code : ""
-    if (unconnected.test(code)) wasSent = false
-    said.push(code === "" ? cause.message : `${cause.message} (${code})`.trim())
-  }
-  return {
-    reason: "Network",
-    detail: `the connection failed: ${said.join(": ") || error.reason._tag}; check that the server runs and can be reached`,
-    allowed: "all",
-    used: wasSent ? undefined : none
-  }
+/** What a failed attempt used; nothing where that cannot be known. */
+const usedOf = ({ isUnsent, json, reason }: Exchange.Fault): Budget.Tokens | undefined => {
+  if (isUnsent === true) return none
+  const stated = ChatReply.usageOf(json)
+  return reason === "Network" || reason === "Timeout" || reason === "Reply" ? stated : (stated ?? none)
 }
 
-const refusalFault = (status: number, json: unknown, wait: number | undefined): Fault => {
-  const said = ChatReply.refusal(json)
-  const used = ChatReply.usageOf(json) ?? none
-  const fault = (reason: Reason, detail: string, allowed: Fault["allowed"] = "none"): Fault => ({
-    reason,
-    detail,
-    status,
-    allowed,
-    wait,
-    used
-  })
-  if (said?.code === "insufficient_quota") return fault("Rejected", "the quota of this key is used up; raise it")
-  if (isPassing(status)) {
-    const what = status === 429 ? "the server is asked too much" : "the server cannot answer now"
-    return fault("Unavailable", `${what}; try again later, or with less concurrency: answers so far are kept`, "all")
-  }
-  if (status === 401 || status === 403) return fault("Unauthorised", "the server does not accept the key; check apiKey")
-  if (status === 404) return fault("NotFound", "the server knows no such path or model; check baseUrl and model")
-  return fault("Rejected", "the server rejects the request; change what it names")
+const advice: Exchange.Advice = {
+  notFound: "the server knows no such path or model; check baseUrl and model",
+  late: "raise timeout, or ask for fewer tokens",
+  protocol: "check that baseUrl is that of an OpenAI-compatible server",
+  later: ": answers so far are kept"
 }
 
 /**
@@ -388,18 +301,15 @@ const refusalFault = (status: number, json: unknown, wait: number | undefined): 
  */
 export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, HttpClient.HttpClient | Scope.Scope> =
   Effect.fn("ChatEndpoint.make")(function* (options) {
-    const { model, retries = 6 } = options
+    const { model } = options
     const host = URL.parse(options.baseUrl)?.host ?? "?"
-    const key = options.apiKey === undefined ? undefined : Redacted.value(options.apiKey)
-    // A server may repeat the key in what it says.
-    const clean = (text: string) => (key === undefined || key === "" ? text : text.replaceAll(key, "<api key>"))
-    const excerptOf = (text: string): string => {
-      const plain = clean(text)
-        .replace(/[\s\p{Cc}]+/gu, " ")
-        .trim()
-      return plain.length > excerptLength ? `${plain.slice(0, excerptLength)}...` : plain
-    }
-    const failure = (reason: Reason, detail: string, rest: Partial<ChatError> = {}) =>
+    const name = `${model} at ${host}`
+    const { clean, excerpt: excerptOf } = Exchange.without(options.apiKey)
+    const failure = (
+      reason: Reason,
+      detail: string,
+      rest: Partial<Pick<ChatError, "attempts" | "status" | "excerpt" | "spent">> = {}
+    ) =>
       new ChatError({
         endpoint: host,
         model,
@@ -413,14 +323,8 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
 
     const wrong = problem(options)
     if (wrong !== undefined) return yield* failure("Options", wrong)
-    const client = yield* HttpClient.HttpClient
     const url = completionsUrl(options.baseUrl)
-    const timeout = Duration.fromInputUnsafe(options.timeout ?? "60 seconds")
-    const pause = Duration.toMillis(options.pause ?? "500 millis")
-    const longestPause = Duration.toMillis(options.longestPause ?? "30 seconds")
-    const longestWait = Duration.toMillis(options.longestWait ?? "5 minutes")
-    const concurrency = options.concurrency ?? 8
-    const permits = yield* Semaphore.make(concurrency)
+    const exchange = yield* Exchange.make({ ...options, name, url, advice })
     const budget = Budget.make({
       ...(options.limit === undefined ? {} : { limit: options.limit }),
       ...(options.price === undefined ? {} : { price: options.price })
@@ -431,113 +335,44 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
     let answers = 0
     let cached = 0
     let unstated = 0
-    // No request is sent before this time, in milliseconds.
-    let notBefore = 0
-
-    const request = HttpClientRequest.post(url).pipe(
-      HttpClientRequest.acceptJson,
-      key === undefined ? (self) => self : HttpClientRequest.bearerToken(key)
-    )
-
-    // One request, to its last byte.
-    const exchange = Effect.fnUntraced(
-      function* (body: string) {
-        const response = yield* client.execute(HttpClientRequest.bodyText(request, body, "application/json"))
-        const text = yield* readText(response).pipe(
-          Effect.catchIf(
-            (error) => error.reason._tag === "EmptyBodyError",
-            () => Effect.succeed("")
-          )
-        )
-        const now = yield* Clock.currentTimeMillis
-        return { status: response.status, wait: ChatReply.retryAfter(response.headers["retry-after"], now), text }
-      },
-      Effect.mapError(networkFault),
-      Effect.timeoutOrElse({
-        duration: timeout,
-        orElse: () =>
-          Effect.fail<Fault>({
-            reason: "Timeout",
-            detail: `no whole answer within ${Duration.format(timeout)}; raise timeout, or ask for fewer tokens`,
-            allowed: "all"
-          })
-      })
-    )
-
-    const attempt = (body: string): Effect.Effect<ChatReply.Answer, Fault> =>
-      Effect.flatMap(exchange(body), ({ status, text, wait }) => {
-        const json = parseJson(text)
-        if (status < 200 || status > 299) {
-          const value = Result.getOrUndefined(json)
-          const said = ChatReply.refusal(value)?.message ?? text
-          return Effect.fail<Fault>({ ...refusalFault(status, value, wait), excerpt: said })
-        }
-        const unusable = (detail: string, allowed: Fault["allowed"], used?: Budget.Tokens) =>
-          Effect.fail<Fault>({ reason: "Reply", detail, status, excerpt: text, allowed, used })
-        if (Result.isFailure(json)) {
-          return unusable("the body is not JSON; check that baseUrl is that of an OpenAI-compatible server", "all")
-        }
-        const answer = ChatReply.decode(json.success)
-        if (Result.isSuccess(answer)) return Effect.succeed(answer.success)
-        // Some gateways put an error status into a body of status 200.
-        const inside = Number(ChatReply.refusal(json.success)?.code)
-        if (inside >= 400 && inside <= 599) {
-          return Effect.fail<Fault>({ ...refusalFault(inside, json.success, wait), excerpt: text })
-        }
-        const what = `the body is not a chat completion (${excerptOf(answer.failure)})`
-        return unusable(`${what}; check that the server is OpenAI-compatible`, "one", ChatReply.usageOf(json.success))
-      })
-
-    const usedBy = (exit: Exit.Exit<ChatReply.Answer, Fault>): Budget.Tokens | undefined => {
+    const usedBy = (exit: Exit.Exit<ChatReply.Answer, Exchange.Fault>): Budget.Tokens | undefined => {
       const used = Exit.isSuccess(exit)
         ? exit.value.usage
         : Exit.match(exit, {
             onSuccess: () => undefined,
-            onFailure: (cause) => cause.reasons.find((reason) => reason._tag === "Fail")?.error.used
+            onFailure: (cause) => {
+              const fault = cause.reasons.find((reason) => reason._tag === "Fail")?.error
+              return fault === undefined ? undefined : usedOf(fault)
+            }
           })
       if (used === undefined) unstated++
       return used
     }
 
-    const waitForServer: Effect.Effect<void> = Effect.flatMap(Clock.currentTimeMillis, (now) =>
-      now >= notBefore
-        ? Effect.void
-        : Effect.flatMap(Random.nextBetween(0, pause), (extra) =>
-            Effect.andThen(Effect.sleep(notBefore - now + extra), waitForServer)
-          )
-    )
-
-    const send = (body: string, most: Budget.Tokens) =>
-      permits.withPermit(Effect.andThen(waitForServer, budget.spend(most, attempt(body), usedBy)))
+    const read = (json: unknown) =>
+      Result.mapError(ChatReply.decode(json), (why) => {
+        const what = `the body is not a chat completion (${excerptOf(why)})`
+        return `${what}; check that the server is OpenAI-compatible`
+      })
 
     const converse = Effect.fnUntraced(function* (body: string, most: Budget.Tokens) {
-      let malformed = 0
-      for (let attempts = 1; ; attempts++) {
-        const result = yield* Effect.result(send(body, most))
-        if (Result.isSuccess(result)) return result.success
-        const fault = result.failure
-        if (fault instanceof Budget.SpendLimitError) {
-          return yield* failure("SpendLimit", fault.message, { attempts: attempts - 1, spent: fault.spent })
-        }
-        const { allowed, detail, reason, wait, ...rest } = fault
-        if (allowed === "one") malformed++
-        const isLast = allowed === "none" || malformed > 1 || attempts > retries
-        if (isLast) return yield* failure(reason, detail, { ...rest, attempts })
-        if (wait !== undefined && wait > longestWait) {
-          const asked = `the server asks to wait ${Math.ceil(wait / 1000)} s, longer than longestWait`
-          return yield* failure("Unavailable", `${asked}; run again then: answers so far are kept`, {
-            ...rest,
-            attempts
-          })
-        }
-        if (wait !== undefined) notBefore = Math.max(notBefore, (yield* Clock.currentTimeMillis) + wait)
-        const full = Math.min(longestPause, pause * 2 ** (attempts - 1))
-        // A long wait would look like a program that hangs.
-        const waiting = wait === undefined ? "" : `; the server asks to wait ${Math.ceil(wait / 1000)} s`
-        const log = wait !== undefined && wait >= 10_000 ? Effect.logInfo : Effect.logDebug
-        yield* log(`${model} at ${host}: ${clean(detail)}${waiting}`).pipe(Effect.annotateLogs({ attempts, reason }))
-        yield* Effect.sleep(full * (0.5 + 0.5 * (yield* Random.next)))
+      let sent = 0
+      const withinBudget = (attempt: Effect.Effect<ChatReply.Answer, Exchange.Fault>) => {
+        const counted = Effect.suspend(() => {
+          sent++
+          return attempt
+        })
+        return budget.spend(most, counted, usedBy)
       }
+      return yield* exchange.post(body, read, withinBudget).pipe(
+        Effect.mapError((error) => {
+          if (error._tag === "Failure") {
+            const { detail, reason, ...rest } = error
+            return failure(reason, detail, rest)
+          }
+          return failure("SpendLimit", error.message, { attempts: sent, spent: error.spent })
+        })
+      )
     })
 
     const answerTo = Effect.fnUntraced(function* (
@@ -609,8 +444,8 @@ export const make: (options: Options) => Effect.Effect<ChatEndpoint, ChatError, 
     })
 
     return {
-      name: `${model} at ${host}`,
-      concurrency,
+      name,
+      concurrency: options.concurrency ?? 8,
       ask,
       askJson,
       usage: Effect.map(budget.spent, (spent) => ({ ...spent, answers, cached, unstated }))

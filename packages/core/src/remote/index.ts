@@ -6,4 +6,6 @@
 export * as Budget from "./Budget.ts"
 export * as ResponseCache from "./ResponseCache.ts"
 export * as ChatReply from "./ChatReply.ts"
+export * as Exchange from "./Exchange.ts"
 export * as ChatEndpoint from "./ChatEndpoint.ts"
+export * as RewardEndpoint from "./RewardEndpoint.ts"

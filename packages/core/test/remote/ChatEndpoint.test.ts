@@ -10,6 +10,7 @@ import { afterAll } from "vitest"
 import type * as Prompt from "../../src/Prompt.ts"
 import * as ChatEndpoint from "../../src/remote/ChatEndpoint.ts"
 import * as ChatServer from "./ChatServer.ts"
+import { type SkippingClock, skippingClock, timeout } from "./SkippingClock.ts"
 
 const directory = fs.mkdtempSync(join(tmpdir(), "attune-chat-"))
 afterAll(() => fs.rmSync(directory, { recursive: true, force: true }))
@@ -19,38 +20,6 @@ const freshCache = () => join(directory, `cache-${serial++}.jsonl`)
 const user = (content: string): ReadonlyArray<Prompt.Message> => [{ role: "user", content }]
 const questions = (count: number) => Array.from({ length: count }, (_, i) => `question ${i}`)
 const contentsOf = ({ requests }: ChatServer.ChatServer) => requests.map(({ body }) => body.messages.at(-1)!.content)
-
-// A clock on which pauses pass at once and are written down, and attempts never time out.
-const timeout = Duration.hours(1)
-interface SkippingClock {
-  readonly clock: Clock.Clock
-  readonly pauses: Array<number>
-  readonly now: () => number
-}
-const skippingClock = (start = 0): SkippingClock => {
-  let now = start
-  const pauses: Array<number> = []
-  const clock: Clock.Clock = {
-    currentTimeMillisUnsafe: () => now,
-    currentTimeMillis: Effect.sync(() => now),
-    currentTimeNanosUnsafe: () => BigInt(Math.round(now)) * 1_000_000n,
-    currentTimeNanos: Effect.sync(() => BigInt(Math.round(now)) * 1_000_000n),
-    monotonicTimeNanosUnsafe: () => BigInt(Math.round(now)) * 1_000_000n,
-    monotonicTimeNanos: Effect.sync(() => BigInt(Math.round(now)) * 1_000_000n),
-    sleep: (duration) => {
-      const millis = Duration.toMillis(duration)
-      if (millis === Duration.toMillis(timeout)) return Effect.never
-      return Effect.andThen(
-        Effect.sync(() => {
-          pauses.push(millis)
-          now += millis
-        }),
-        Effect.yieldNow
-      )
-    }
-  }
-  return { clock, pauses, now: () => now }
-}
 
 const run = <A, E>(effect: Effect.Effect<A, E, HttpClient.HttpClient | Scope.Scope>) =>
   effect.pipe(Effect.scoped, Effect.provide(FetchHttpClient.layer))
