@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { Progress, Prompt, Ranking, Sft, Tokenizer } from "@attune/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Result, Schema } from "effect"
+import { Effect, Fiber, Result, Schema } from "effect"
 import * as RankingSet from "../src/RankingSet.ts"
 
 // Words with the space before them as tokens, after a first special token; id 1 ends texts. Case is lost.
@@ -176,6 +176,26 @@ describe("a set of rankings", () => {
         [0]
       )
       assert.deepStrictEqual([skipped.summary.given, skipped.summary.kept, skipped.summary.tooLong], [2, 1, 1])
+    })
+  )
+
+  it.effect("is read with pauses, in which it can be stopped", () =>
+    Effect.gen(function* () {
+      let encoded = 0
+      const tokenizer = wordTokenizer()
+      const counting: Tokenizer.Tokenizer = {
+        ...tokenizer,
+        encode: (...args) => {
+          encoded++
+          return tokenizer.encode(...args)
+        }
+      }
+      const given = Array.from({ length: 40 }, () => ranking(["a", "b"], [1, 2]))
+      const fiber = yield* Effect.forkChild(make({ tokenizer: counting, contextLength: 9 }, given))
+      yield* Effect.yieldNow
+      yield* Fiber.interrupt(fiber)
+      assert.isAbove(encoded, 0)
+      assert.isBelow(encoded, 80)
     })
   )
 
