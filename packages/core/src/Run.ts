@@ -74,8 +74,9 @@ const State = Schema.Struct({
  * **Details**
  *
  * `step`: optimizer steps taken when it was opened. `until(step)`: the step up to which a method should update at once, so
- * that runs of the graph are full and checkpoints fall where they are due. `record` logs the steps just taken, and writes
- * a checkpoint when one is due. `event` logs something that happened after the last of them.
+ * that runs of the graph are full and checkpoints fall where they are due. `record` logs the steps just taken, then what
+ * `events` the last of them gave rise to, and writes a checkpoint when one is due: a resumed run neither repeats nor lacks
+ * such an event. `event` logs something that happened after the last step.
  *
  * @category models
  * @since 0.1.0
@@ -84,7 +85,8 @@ export interface Run {
   readonly step: number
   readonly until: (step: number) => number
   readonly record: (
-    steps: ReadonlyArray<StepMetrics>
+    steps: ReadonlyArray<StepMetrics>,
+    events?: ReadonlyArray<{ readonly name: string; readonly data: Schema.Json }>
   ) => Effect.Effect<void, RunLog.RunLogError | Checkpoint.CheckpointError | LearnerError>
   readonly event: (name: string, data?: Schema.Json) => Effect.Effect<void, RunLog.RunLogError>
 }
@@ -190,8 +192,9 @@ export const open: (
     step: start,
     until,
     event: log.event,
-    record: Effect.fn("Run.record")(function* (steps) {
+    record: Effect.fn("Run.record")(function* (steps, events = []) {
       for (const metrics of steps) yield* log.log(++logged, metrics)
+      for (const { data, name } of events) yield* log.event(name, data)
       if (logged === total || logged % every === 0) yield* save
     })
   }

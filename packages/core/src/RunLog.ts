@@ -6,7 +6,8 @@
  *     {"type":"event","step":1,"time":"...","name":"evaluation","data":{...}}
  *
  * Each line is one write that has reached the operating system when the effect is done. Metrics are named in snake_case,
- * those of a method with its package first (`rlhf_kl_k3`). `NaN` and infinities are kept, as text.
+ * in groups where a method has many (`objective/kl`), which TensorBoard shows together. `NaN` and infinities are kept, as
+ * text.
  *
  * @since 0.1.0
  */
@@ -145,7 +146,7 @@ export interface RunLog {
 const fileName = "run.jsonl"
 const eventFilePrefix = "events.out.tfevents."
 const eventFileSuffix = ".attune"
-const metricName = /^[a-z][a-z0-9]*(_[a-z0-9]+)*$/
+const metricName = /^[a-z][a-z0-9]*([_/][a-z0-9]+)*$/
 
 const LineJson = Schema.fromJsonString(Schema.toCodecJson(Line))
 const decodeLine = Schema.decodeUnknownOption(LineJson)
@@ -328,7 +329,7 @@ export const make: (
   let { last } = files
   const log: RunLog["log"] = Effect.fnUntraced(function* (step, metrics, extra) {
     const bad = Object.keys(metrics).find((name) => !metricName.test(name))
-    if (bad !== undefined) throw new RangeError(`metric "${bad}" must be named in snake_case`)
+    if (bad !== undefined) throw new RangeError(`metric "${bad}" must be named in snake_case, with "/" between groups`)
     if (step < last) throw new RangeError(`step ${step} logged after step ${last}`)
     last = step
     const millis = yield* Clock.currentTimeMillis

@@ -55,7 +55,7 @@ it.effect("has a step in its log for good before a checkpoint that rests on it a
       const until = run.until(step)
       const metrics = Array.from({ length: until - step }, () => ({ loss: 1 }))
       step = until
-      yield* run.record(metrics)
+      yield* run.record(metrics, [{ name: "samples", data: { step } }])
     }
     const checkpoints = durable.flatMap((entry, i) =>
       "checkpoint" in entry ? [{ ...entry, before: durable[i - 1] }] : []
@@ -64,7 +64,12 @@ it.effect("has a step in its log for good before a checkpoint that rests on it a
       checkpoints.map(({ checkpoint }) => checkpoint),
       ["00000002", "00000004", "00000006"]
     )
-    for (const { before, written } of checkpoints) assert.deepStrictEqual(before, { log: written })
+    const log = fs.readFileSync(join(directory, "run.jsonl"))
+    for (const { before, checkpoint, written } of checkpoints) {
+      assert.deepStrictEqual(before, { log: written })
+      const last = log.subarray(0, written).toString().trimEnd().split("\n").at(-1)!
+      assert.deepInclude(JSON.parse(last), { type: "event", name: "samples", data: { step: Number(checkpoint) } })
+    }
 
     const config = { method: "test", steps: 6, data: "", epochs: 3 }
     const saved = Option.getOrThrow(yield* Checkpoint.latest(join(directory, "checkpoints")))

@@ -116,11 +116,11 @@ describe("a fresh run", () => {
     Effect.scoped(
       Effect.gen(function* () {
         const { log } = yield* RunLog.make(freshRun(), header)
-        for (const name of ["approxKl", "kl-k3", "_loss", "loss_", "a__b", "rlhf/kl", ""]) {
+        for (const name of ["approxKl", "kl-k3", "_loss", "loss_", "a__b", "/kl", "rlhf/", "rlhf//kl", ""]) {
           const exit = yield* Effect.exit(log(1, { [name]: 1 }))
           assert.match(String(exit), /must be named in snake_case/, name)
         }
-        yield* log(2, { rlhf_kl_k3: 1 })
+        yield* log(2, { rlhf_kl_k3: 1, "objective/non_score_reward": 1 })
         assert.match(String(yield* Effect.exit(log(1, {}))), /step 1 logged after step 2/)
       })
     )
