@@ -63,6 +63,8 @@ export interface HeadSizes {
  * `SimplifiedLayerNormalization`, which its gradient reads, unwritten on WebGPU.
  * `read`: takes the rows that the caller reads, `[M, ...]` → `[R, ...]`. The last layer computes only keys and values of the
  * others: there `q` and what `Attend` returns are `[R, H * Dh]`, and so the hidden states are `[R, D]`.
+ * `residual`: applied to what a branch adds to the residual stream, `[M, D]`, such as dropout. `place` is `2 i` after the
+ * projection of attention of layer `i`, `2 i + 1` after that of its feed-forward layer, biases included.
  *
  * @category models
  * @since 0.1.0
@@ -71,6 +73,7 @@ export interface Given {
   readonly angles?: Angles | undefined
   readonly rmsNorm?: "fused" | "plain" | undefined
   readonly read?: ((x: Value) => Value) | undefined
+  readonly residual?: ((branch: Value, place: number) => Value) | undefined
 }
 
 /**

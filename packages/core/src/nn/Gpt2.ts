@@ -100,6 +100,7 @@ export const make = (config: Gpt2Config): Decoder => {
       ...(tied ? [] : [{ name: headWeight, shape: [vocabSize, width], decay: true }])
     ],
     forward: (g, weights, tokens, positions, attend, given = {}) => {
+      const residual = given.residual ?? ((branch: Value) => branch)
       const pair = (name: string) => [weights(`${name}.weight`), weights(`${name}.bias`)] as const
       let x = Op.Add(
         g,
@@ -112,9 +113,10 @@ export const make = (config: Gpt2Config): Decoder => {
         const normed = layerNorm(g, x, ...pair(`${at}.ln_1`), epsilon)
         const qkv = conv1d(g, normed, ...pair(`${at}.attn.c_attn`))
         const [q, k, v] = Op.Split(g, qkv, [width, width, width], 1)
-        x = Op.Add(g, read(x), conv1d(g, attend(i, read(q!), k!, v!), ...pair(`${at}.attn.c_proj`)))
+        x = Op.Add(g, read(x), residual(conv1d(g, attend(i, read(q!), k!, v!), ...pair(`${at}.attn.c_proj`)), 2 * i))
         const inner = layerNorm(g, x, ...pair(`${at}.ln_2`), epsilon)
-        x = Op.Add(g, x, gelu(g, inner, pair(`${at}.mlp.c_fc`), pair(`${at}.mlp.c_proj`), approximate))
+        const mlp = gelu(g, inner, pair(`${at}.mlp.c_fc`), pair(`${at}.mlp.c_proj`), approximate)
+        x = Op.Add(g, x, residual(mlp, 2 * i + 1))
       }
       return layerNorm(g, x, ...pair("transformer.ln_f"), epsilon)
     }

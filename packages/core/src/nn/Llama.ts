@@ -147,6 +147,7 @@ export const make = (config: LlamaConfig): Decoder => {
     forward: (g, weights, tokens, positions, attend, given = {}) => {
       const angles = given.angles ?? Rope.angles(g, positions, perPosition)
       const norm = given.rmsNorm === "plain" ? rmsNormPlain : rmsNorm
+      const residual = given.residual ?? ((branch: Value) => branch)
       let x = Op.Gather(g, weights("model.embed_tokens.weight"), tokens)
       for (let i = 0; i < layers; i++) {
         const w = (name: string) => weights(`model.layers.${i}.${name}`)
@@ -164,10 +165,10 @@ export const make = (config: LlamaConfig): Decoder => {
         const k = Rope.rotate(g, headNorm(project(normed, "k_proj", qkvBias), "k_norm"), angles)
         const mixed = attend(i, q, k, project(normed, "v_proj", qkvBias))
         const bias = outputBias ? w("self_attn.o_proj.bias") : undefined
-        x = Op.Add(g, read(x), linear(g, mixed, w("self_attn.o_proj.weight"), bias))
+        x = Op.Add(g, read(x), residual(linear(g, mixed, w("self_attn.o_proj.weight"), bias), 2 * i))
         const inner = norm(g, x, w("post_attention_layernorm.weight"), epsilon)
         const mlp = swiGlu(g, inner, w("mlp.gate_proj.weight"), w("mlp.up_proj.weight"), w("mlp.down_proj.weight"))
-        x = Op.Add(g, x, mlp)
+        x = Op.Add(g, x, residual(mlp, 2 * i + 1))
       }
       return norm(g, x, weights("model.norm.weight"), epsilon)
     }

@@ -1,6 +1,7 @@
 export * as Attention from "./Attention.ts"
 export * as DecodeLoop from "./DecodeLoop.ts"
 export * as Decoder from "./Decoder.ts"
+export * as Dropout from "./Dropout.ts"
 export * as Gpt2 from "./Gpt2.ts"
 export * as Heads from "./Heads.ts"
 export * as Initial from "./Initial.ts"

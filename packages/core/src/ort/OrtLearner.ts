@@ -11,6 +11,7 @@ import { type Learner, LearnerError, type LearnerState, type StepMetrics } from 
 import type { Batch, Example, Fields, LanguageOutputs, Loss } from "../Loss.ts"
 import * as Attention from "../nn/Attention.ts"
 import type { Decoder, Given } from "../nn/Decoder.ts"
+import * as Dropout from "../nn/Dropout.ts"
 import { takeRows } from "../nn/Linear.ts"
 import type { MissingGradientRule } from "../onnx/Gradient.ts"
 import type { Graph, Value } from "../onnx/Graph.ts"
@@ -34,7 +35,10 @@ import type { Trainable } from "./ResidentModel.ts"
  * `stepsPerRun`: optimizer steps in one run of the graph, default 8; more steps copy less, fewer answer sooner to an
  * interruption. `trains`: chooses the parameters that change, default all. `ema`: decay, in `[0, 1)`, of a
  * moving average of the weights, kept beside them. `stop`: `update` ends before the first step for which the metric `metric`
- * of the loss is above `above`; it does not take that step, nor those after it.
+ * of the loss is above `above`; it does not take that step, nor those after it. `dropout`: rate of dropout on the residual
+ * branches while a step is computed, in `[0, 1)`, default 0; taken as the nearest multiple of 1/256 that is neither 0 nor 1
+ * (0.2 as 51/256). Its masks depend on `dropoutSeed` (default 0), on the step, and on an example's place in its batch: not
+ * on `accumulate`, `stepsPerRun` or a resumption. Whatever samples or scores with the model has no dropout.
  *
  * @category models
  * @since 0.1.0
@@ -53,6 +57,8 @@ export interface Options<
   readonly trains?: ((parameter: string) => boolean) | undefined
   readonly ema?: number | undefined
   readonly stop?: { readonly metric: NoInfer<M>; readonly above: number } | undefined
+  readonly dropout?: number | undefined
+  readonly dropoutSeed?: number | undefined
 }
 
 /**
@@ -70,9 +76,11 @@ export const trainStep = <F extends Fields, M extends string, O>(
     readonly stop?: TrainLoop.TrainStep["stop"]
     readonly trains?: ((parameter: string) => boolean) | undefined
     readonly rmsNorm?: Given["rmsNorm"]
+    readonly dropout?: Dropout.Dropout | undefined
   } = {}
 ): TrainLoop.TrainStep => {
   const { decoder } = base
+  const { dropout } = options
   const fields = Object.entries(loss.fields)
   return {
     name: `train-${loss.name}`,
@@ -88,6 +96,9 @@ export const trainStep = <F extends Fields, M extends string, O>(
       { name: "rows", dtype: "int64", shape: ["N"] },
       { name: "targets", dtype: "int64", shape: ["N"] },
       { name: "weights", dtype: "float32", shape: ["N"] },
+      ...(dropout === undefined
+        ? []
+        : [{ name: "dropout", dtype: "uint8" as const, shape: ["B", "T", dropout.bytesPerToken] }]),
       ...fields.map(([name, shape]) => ({ name: `field:${name}`, dtype: "float32" as const, shape }))
     ],
     metrics: loss.metrics,
@@ -96,7 +107,8 @@ export const trainStep = <F extends Fields, M extends string, O>(
     ema: options.ema,
     optimizer,
     forward: (g, weights, batch) => {
-      const hidden = hiddenStates(g, decoder, weights, batch("tokens"), { rmsNorm: options.rmsNorm })
+      const residual = dropout?.residual(g, Op.Reshape(g, batch("dropout"), ["M", dropout.bytesPerToken]))
+      const hidden = hiddenStates(g, decoder, weights, batch("tokens"), { rmsNorm: options.rmsNorm, residual })
       const selected = takeRows(g, hidden, batch("rows"))
       return loss.build({
         ...outputs({ g, weights, hidden: selected, targets: () => batch("targets") }),
@@ -154,6 +166,8 @@ const complaint = (example: Example, decoder: Decoder, fields: Fields): string |
 
 interface MicroBatch {
   readonly tokens: Array<Int32Array>
+  /** The number of each sequence in the batch of its step. */
+  readonly numbers: ReadonlyArray<number>
   /** Columns that are computed: tokens after the last target are not. */
   readonly time: number
   readonly rows: Array<number>
@@ -166,6 +180,7 @@ const examplesOf = (unit: Batch[number]): ReadonlyArray<Example> => ("tokens" in
 
 const microBatch = (
   examples: ReadonlyArray<Example>,
+  numbers: ReadonlyArray<number>,
   total: number,
   shapes: Fields,
   step: ReadonlyArray<Example>
@@ -175,6 +190,7 @@ const microBatch = (
   const time = Math.max(attentionBlocks, ...examples.map(last))
   const batch: MicroBatch = {
     tokens: examples.map(({ tokens }) => tokens),
+    numbers,
     time,
     rows: [],
     targets: [],
@@ -212,13 +228,24 @@ const longest = (examples: ReadonlyArray<Example>): number =>
 
 // Cuts a batch into micro-batches of almost as many examples or groups, those of similar length together.
 const cut = (batch: Batch, parts: number, shapes: Fields): ReadonlyArray<MicroBatch> => {
-  const units = batch.map(examplesOf).toSorted((a, b) => longest(a) - longest(b))
-  const examples = units.flat()
+  let counted = 0
+  const units = batch
+    .map((unit) => examplesOf(unit).map((example) => ({ example, number: counted++ })))
+    .toSorted((a, b) => longest(a.map(({ example }) => example)) - longest(b.map(({ example }) => example)))
+  const examples = units.flat().map(({ example }) => example)
   const total = examples.reduce((sum, { weights }) => sum + weights.reduce((a, b) => a + b, 0), 0)
   return Array.from({ length: parts }, (_, i) => {
     const from = Math.floor((i * units.length) / parts)
     const to = Math.floor(((i + 1) * units.length) / parts)
-    return microBatch(units.slice(from, to).flat(), total, shapes, examples)
+    const own = units.slice(from, to).flat()
+    const numbers = own.map(({ number }) => number)
+    return microBatch(
+      own.map(({ example }) => example),
+      numbers,
+      total,
+      shapes,
+      examples
+    )
   })
 }
 
@@ -273,6 +300,29 @@ const stack = (batches: ReadonlyArray<MicroBatch>, shapes: Fields): Record<strin
   }
 }
 
+// Masks of every sequence's tokens, stacked alike; zeros where they are padded.
+const stackMasks = (
+  steps: ReadonlyArray<ReadonlyArray<MicroBatch>>,
+  first: number,
+  { bytesPerToken, fill }: Dropout.Dropout
+): Tensor.Tensor => {
+  const batches = steps.flat()
+  const [b, t] = [width(batches, ({ tokens }) => tokens.length), width(batches, ({ time }) => time)]
+  const masks = new Uint8Array(batches.length * b * t * bytesPerToken)
+  let row = 0
+  for (const [i, parts] of steps.entries()) {
+    for (const { numbers, time, tokens } of parts) {
+      for (const [r, { length }] of tokens.entries()) {
+        const from = (row + r) * t * bytesPerToken
+        const own = masks.subarray(from, from + Math.min(length, time) * bytesPerToken)
+        fill(own, { step: first + i, sequence: numbers[r]! })
+      }
+      row += b
+    }
+  }
+  return Tensor.make("uint8", masks, [batches.length, b, t, bytesPerToken])
+}
+
 // Of each step: the index of its first micro-batch, and their number. `[K, 2]`.
 const ranges = (steps: ReadonlyArray<ReadonlyArray<MicroBatch>>): Tensor.Tensor => {
   let first = 0
@@ -321,7 +371,10 @@ export const make: <F extends Fields, M extends string, O, Model extends Trainab
   if (options.ema !== undefined && !(options.ema >= 0 && options.ema < 1)) {
     return yield* refuse(0, `ema is ${options.ema}; give a decay from 0 to below 1`)
   }
-  const step = trainStep(model, loss, optimizer, { ...options, rmsNorm })
+  const { dropout: rate = 0, dropoutSeed = 0 } = options
+  if (!(rate >= 0 && rate < 1)) return yield* refuse(0, `dropout is ${rate}; give a rate from 0 to below 1`)
+  const dropout = rate === 0 ? undefined : Dropout.make(decoder, rate, dropoutSeed)
+  const step = trainStep(model, loss, optimizer, { ...options, rmsNorm, dropout })
   if (!step.parameters.some(({ trainable }) => trainable)) {
     return yield* refuse(0, "nothing is trained: `trains` refuses every parameter of the model")
   }
@@ -346,7 +399,8 @@ export const make: <F extends Fields, M extends string, O, Model extends Trainab
         parameters: step.parameters.map(({ name, shape }) => [name, shape, trained.has(name)]),
         loss: loss.name,
         fields: loss.fields,
-        ema: options.ema ?? null
+        ema: options.ema ?? null,
+        ...(dropout === undefined ? {} : { dropout: { rate: dropout.rate, seed: dropoutSeed } })
       })
     )
     .digest("hex")
@@ -387,7 +441,10 @@ export const make: <F extends Fields, M extends string, O, Model extends Trainab
     const session = whole ? plain : yield* Effect.mapError(accumulating, fail)
     const rates = batches.flatMap((_, i) => [...Optimizer.coefficients(optimizer, first + i)])
     const coefficients = Tensor.float32(rates, [batches.length, 3])
-    const stacked = stack(steps.flat(), loss.fields)
+    const stacked = {
+      ...stack(steps.flat(), loss.fields),
+      ...(dropout === undefined ? {} : { dropout: stackMasks(steps, first, dropout) })
+    }
     const single = !onCpu && whole
     const feeds: Record<string, Device.Feed> = {
       ...(single ? Object.fromEntries(Object.entries(stacked).map(([k, v]) => [k, squeeze(v)])) : stacked),
