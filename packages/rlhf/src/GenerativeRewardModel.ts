@@ -115,10 +115,16 @@ const continuations = (
   replies: Template["replies"]
 ): Result.Result<readonly [Policy.Continuation, Policy.Continuation], string> =>
   Result.gen(function* () {
-    const { messages, text } = yield* Result.mapError(tokenizer.prompt(content), ({ message }) => message)
+    const isText = typeof content === "string"
+    const text = isText
+      ? content
+      : yield* Result.mapError(
+          tokenizer.applyChatTemplate(content, { addGenerationPrompt: true }),
+          ({ message }) => message
+        )
     const begin = tokenizer.bosId === undefined ? "" : (tokenizer.token(tokenizer.bosId) ?? "")
     // a chat template has written its special tokens already, and so have some templates that are text
-    const addSpecialTokens = messages === undefined && !(begin !== "" && text.startsWith(begin))
+    const addSpecialTokens = isText && !(begin !== "" && text.startsWith(begin))
     const [yes, no] = replies.map((reply) => {
       const ids = tokenizer.encode(text + reply, { addSpecialTokens })
       let end = ids.length

@@ -24,10 +24,9 @@ const wordTokenizer = (closes = false): Tokenizer.Tokenizer => {
     encode,
     decode: (ids) => Array.from(ids, (id) => words[id]).join(""),
     token: (id) => words[id],
-    prompt: (content) => {
-      if (typeof content === "string") return Result.succeed(Prompt.make(content, encode(content)))
-      const text = `${content.map((message) => `<|user|>${message.content}<|end|>`).join("")} so:`
-      return Result.succeed(Prompt.make(text, encode(text, { addSpecialTokens: false }), content))
+    applyChatTemplate: (messages, options) => {
+      const said = messages.map((message) => `<|user|>${message.content}<|end|>`).join("")
+      return Result.succeed(`${said}${options?.addGenerationPrompt === true ? " so:" : ""}`)
     }
   }
 }
@@ -150,8 +149,10 @@ describe("a generative reward model", () => {
         { role: "user", content: "{prompt} / {completion}" }
       ])
       const said = (...contents: ReadonlyArray<string>) =>
-        Result.getOrThrow(
-          policy.tokenizer.prompt(contents.map((content, i) => ({ role: i % 2 === 0 ? "user" : "assistant", content })))
+        Prompt.make(
+          `${contents.join("<|end|>")}<|user|>`,
+          [],
+          contents.map((content, i) => ({ role: i % 2 === 0 ? "user" : "assistant", content }))
         )
       const model = GenerativeRewardModel.make(policy, { template: chat })
       yield* model.score([answer("x", said("Hi")), answer("x", said("Hi", "Ho", "Who?")), answer("x", said())])
