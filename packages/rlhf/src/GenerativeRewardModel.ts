@@ -1,6 +1,6 @@
 /**
- * A reward model without a head: a language model is asked whether an answer is good, and how likely it finds Yes rather
- * than No is the score. Nothing is sampled, and nothing need be trained.
+ * A reward model without a head: a language model is asked whether an answer is good, and how likely it finds Yes
+ * rather than No is the score. Nothing is sampled, and nothing need be trained.
  *
  * @since 0.1.0
  */
@@ -12,9 +12,9 @@ import { Effect, Result } from "effect"
  *
  * **Details**
  *
- * `content`: text, or messages for the chat template of the model that is asked. Its places are `{completion}`, which it
- * must have, and `{prompt}`. `replies`: Yes and No, or what stands for them, with the white space before them; they may be
- * several tokens long.
+ * `content`: text, or messages for the chat template of the model that is asked. Its places are `{completion}`, which
+ * it must have, and `{prompt}`. `replies`: Yes and No, or what stands for them, with the white space before them; they
+ * may be several tokens long.
  *
  * @category models
  * @since 0.1.0
@@ -37,13 +37,13 @@ export const yesNo: Template = {
 }
 
 /**
- * Settings: the `template`, default {@link yesNo}; a `name` for messages and reports, default the policy's; and what the
- * score is, default `probability`.
+ * Settings: the `template`, default {@link yesNo}; a `name` for messages and reports, default the policy's; and what
+ * the score is, default `probability`.
  *
  * **Details**
  *
- * `probability`: `p(Yes) / (p(Yes) + p(No))`, between 0 and 1. `logOdds`: `log p(Yes) - log p(No)` in nats, without bounds,
- * of which the probability is the sigmoid; differences of it are what a model trained on pairs learns.
+ * `probability`: `p(Yes) / (p(Yes) + p(No))`, between 0 and 1. `logOdds`: `log p(Yes) - log p(No)` in nats, without
+ * bounds, of which the probability is the sigmoid; differences of it are what a model trained on pairs learns.
  *
  * @category models
  * @since 0.1.0
@@ -88,8 +88,8 @@ const textOf = ({ messages, text }: Prompt.Prompt): string => {
 }
 
 /**
- * Removes what the tokenizer would read as special tokens, until none is left: an answer that spells the end of its turn
- * could otherwise reply for the model.
+ * Removes what the tokenizer would read as special tokens, until none is left: an answer that spells the end of its
+ * turn could otherwise reply for the model.
  */
 const withoutSpecialTokens = ({ specialIds, token }: Tokenizer.Tokenizer): ((text: string) => string) => {
   const spelled = Array.from(specialIds, (id) => token(id) ?? "").filter((text) => text !== "")
@@ -106,8 +106,8 @@ const withoutSpecialTokens = ({ specialIds, token }: Tokenizer.Tokenizer): ((tex
 }
 
 /**
- * The replies as continuations of one prompt, which is everything that they have in common: so they stay comparable where
- * a tokenizer merges the question's end with a reply's beginning, and the prompt is computed once.
+ * The replies as continuations of one prompt, which is everything that they have in common: so they stay comparable
+ * where a tokenizer merges the question's end with a reply's beginning, and the prompt is computed once.
  */
 const continuations = (
   tokenizer: Tokenizer.Tokenizer,
@@ -156,18 +156,18 @@ const continuations = (
  *     probability = p(Yes) / (p(Yes) + p(No)) = sigmoid(log p(Yes) - log p(No))
  *
  * A prompt of several messages is shown as `role: content` with empty lines between. All answers are asked about in one
- * call of the policy. Fails, with the place of the answer, where a question is longer than the model's context (nothing is
- * cut), where no chat template can render it, where the replies have the same tokens, and where the score is not a finite
- * number. Throws where a template has an unknown place or does not show the answer, or where its replies are empty or
- * alike.
+ * call of the policy. Fails, with the place of the answer, where a question is longer than the model's context (nothing
+ * is cut), where no chat template can render it, where the replies have the same tokens, and where the score is not a
+ * finite number. Throws where a template has an unknown place or does not show the answer, or where its replies are
+ * empty or alike.
  *
  * Source: Scheurer et al. 2023, arXiv:2303.16755, InstructRM.
  *
  * **Gotchas**
  *
- * The texts are filled in once, and what they spell of the tokenizer's special tokens is removed, so an answer cannot leave
- * its place in the template. It can still argue for itself in plain words, and a policy that is trained on this score may
- * learn to.
+ * The texts are filled in once, and what they spell of the tokenizer's special tokens is removed, so an answer cannot
+ * leave its place in the template. It can still argue for itself in plain words, and a policy that is trained on this
+ * score may learn to.
  *
  * **Example** (Asking about one thing)
  *

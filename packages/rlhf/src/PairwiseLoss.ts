@@ -15,12 +15,13 @@ import { Ranking } from "@attune/core"
  *
  * **Details**
  *
- * `margin`: how much higher the better answer must score, in units of the score; a number for all pairs, or for each from
- * the ranks of its two answers, such as `(better, worse) => worse - better`. Default 0. Source: Touvron et al. 2023,
- * arXiv:2307.09288 (Llama 2), section 3.2.2.
+ * `margin`: how much higher the better answer must score, in units of the score; a number for all pairs, or for each
+ * from the ranks of its two answers, such as `(better, worse) => worse - better`. Default 0. Source: Touvron et al.
+ * 2023, arXiv:2307.09288 (Llama 2), section 3.2.2.
  *
- * `centering`: weight of the mean of `(r_w + r_l)^2` over the pairs, which draws scores towards 0; 0.01 is usual. Default
- * 0: off. Source: Eisenstein et al. 2023, arXiv:2312.09244; TRL 1.13 `RewardTrainer`, `center_rewards_coefficient`.
+ * `centering`: weight of the mean of `(r_w + r_l)^2` over the pairs, which draws scores towards 0; 0.01 is usual.
+ * Default 0: off. Source: Eisenstein et al. 2023, arXiv:2312.09244; TRL 1.13 `RewardTrainer`,
+ * `center_rewards_coefficient`.
  *
  * `denominator`: sums over pairs are divided by the pairs that are `kept`, the default, or by `all` of the
  * `K * (K - 1) / 2`, ties included, so that a prompt with ties counts less. The paper does not say which.

@@ -26,8 +26,8 @@ export class RankingSetError extends Schema.TaggedError<RankingSetError>()("Rank
 }
 
 /**
- * One answer of a ranking. `tokens` `[T]` follow the prompt's and end with the end-of-text token where the tokenizer has
- * one: the place where its score is read.
+ * One answer of a ranking. `tokens` `[T]` follow the prompt's and end with the end-of-text token where the tokenizer
+ * has one: the place where its score is read.
  *
  * @category models
  * @since 0.1.0
@@ -43,7 +43,8 @@ export interface RankedCompletion {
  * **Details**
  *
  * `index`: its place among the rankings that were given. `ranks` `[K]`: smaller is better, equal is a tie. `pairs`: the
- * number of pairs that are no ties, at least 1. A completion and the prompt are an answer that any `RewardModel` scores.
+ * number of pairs that are no ties, at least 1. A completion and the prompt are an answer that any `RewardModel`
+ * scores.
  *
  * @category models
  * @since 0.1.0
@@ -168,7 +169,7 @@ const tokenized = (
     }
   })
 
-// The places of the completions that stay, and two that are the same. The texts of such may differ: tokenizers lose some.
+// The places of the completions that stay, and two that are the same: as tokens, since tokenizers lose some of a text.
 const withoutCopies = (completions: ReadonlyArray<RankedCompletion>, ranks: ReadonlyArray<number>) => {
   const alike = new Map<string, Array<number>>()
   for (const [i, { tokens }] of completions.entries()) {
@@ -266,15 +267,15 @@ const summarise = (outcomes: ReadonlyArray<Outcome>, rankings: ReadonlyArray<Tok
  *
  * **Details**
  *
- * Prompt and completion are tokenized apart, conversations through the chat template, and the end-of-text token is added,
- * all exactly as by `Sft.examples`. InstructGPT has `K` of 4 to 9; any `K` from 2 is taken.
+ * Prompt and completion are tokenized apart, conversations through the chat template, and the end-of-text token is
+ * added, all exactly as by `Sft.examples`. InstructGPT has `K` of 4 to 9; any `K` from 2 is taken.
  *
  * A partial order is one with ties: to say only which of four answers is best, give ranks `[1, 2, 2, 2]`. Answers that
  * were not compared with the others belong in a ranking of their own, or nowhere.
  *
  * Shows progress, and can be interrupted: thousands of long texts take seconds. Fails, with the place of the ranking,
- * where ranks and completions do not match, where the tokenizer refuses the prompt, where a completion has no tokens, and
- * where {@link Options} say so; without a place, where no ranking is left.
+ * where ranks and completions do not match, where the tokenizer refuses the prompt, where a completion has no tokens,
+ * and where {@link Options} say so; without a place, where no ranking is left.
  *
  * @category constructors
  * @since 0.1.0
@@ -319,9 +320,9 @@ const promptKey = (prompt: Prompt.Content | Prompt.Prompt, index: number): strin
  *
  * **Details**
  *
- * `share`: of the different prompts, how many are held out, between 0 and 1; rounded, but never so that a side is empty.
- * `seed` chooses which, default 0. Rankings without a prompt count as prompts of their own. Fails where there are fewer
- * than two different prompts, or where the share is not between 0 and 1.
+ * `share`: of the different prompts, how many are held out, between 0 and 1; rounded, but never so that a side is
+ * empty. `seed` chooses which, default 0. Rankings without a prompt count as prompts of their own. Fails where there
+ * are fewer than two different prompts, or where the share is not between 0 and 1.
  *
  * Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.2, which splits by user for the same reason.
  *

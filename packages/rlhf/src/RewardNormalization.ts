@@ -70,8 +70,8 @@ export const moments = (scores: ArrayLike<number>): Moments => {
 export const centred = (from: Pick<Moments, "mean">): Normalization => ({ gain: 1, bias: 0 - from.mean })
 
 /**
- * Makes scores with the moments `from` have the moments `to`, by default mean 0 and standard deviation 1. Throws where a
- * standard deviation is not above 0: no gain can change it.
+ * Makes scores with the moments `from` have the moments `to`, by default mean 0 and standard deviation 1. Throws where
+ * a standard deviation is not above 0: no gain can change it.
  *
  *     gain = to.std / from.std        bias = to.mean - gain * from.mean
  *
@@ -124,13 +124,13 @@ const fail = (model: RewardModel.RewardModelShape, reason: string, answer?: numb
   new RewardModel.RewardModelError({ model: model.name, reason, ...(answer === undefined ? {} : { answer }) })
 
 /**
- * Makes the normalisation under which the model scores these answers 0 on average; with `to`, under which they have that
- * mean and standard deviation.
+ * Makes the normalisation under which the model scores these answers 0 on average; with `to`, under which they have
+ * that mean and standard deviation.
  *
  * **Details**
  *
- * InstructGPT takes demonstrations by people, and mean 0. Ziegler et al. take samples of the reference policy, and mean 0
- * and standard deviation 1, so that a KL coefficient means the same for every reward model.
+ * InstructGPT takes demonstrations by people, and mean 0. Ziegler et al. take samples of the reference policy, and mean
+ * 0 and standard deviation 1, so that a KL coefficient means the same for every reward model.
  *
  * Fails where there is no answer, where the model cannot score one, and, with `to`, where all have the same score.
  *
@@ -155,8 +155,8 @@ export const fit: (
 )
 
 /**
- * The reward model with normalised scores, under the same name. Throws where the gain is not above 0. Fails where a score
- * is too large for single precision once normalised.
+ * The reward model with normalised scores, under the same name. Throws where the gain is not above 0. Fails where a
+ * score is too large for single precision once normalised.
  *
  * @category transforming
  * @since 0.1.0
