@@ -83,9 +83,6 @@ type ValueSettings = Pick<PpoConfig, "valueClipRange">
 // 1 where the condition holds, else 0.
 const indicator = (g: Graph.Graph, condition: Graph.Value) => Op.Cast(g, condition, "float32")
 
-const clip = (g: Graph.Graph, x: Graph.Value, low: number, high: number) =>
-  Op.Clip(g, x, Graph.scalar(g, low), Graph.scalar(g, high))
-
 const policyTerms = (
   { entropy, fields, g, logprobs }: Loss.Inputs<PolicyFields>,
   { clipRange, ptx, temperature }: PolicySettings
@@ -94,13 +91,16 @@ const policyTerms = (
   const mean = (perToken: Graph.Value) => Loss.mean(g, perToken, sampled)
   const isSampled = Op.Greater(g, sampled, Graph.scalar(g, 0))
   // Log-ratio of pretraining tokens, which nothing was sampled for: 0.
-  const logRatio = Op.Where(g, isSampled, Op.Sub(g, logprobs(temperature), fields.logprobs), Graph.scalar(g, 0))
+  const atSampling = logprobs(temperature)
+  const logRatio = Op.Where(g, isSampled, Op.Sub(g, atSampling, fields.logprobs), Graph.scalar(g, 0))
   const ratio = Op.Exp(g, logRatio)
   const surrogate = (ratio: Graph.Value) => Op.Neg(g, Op.Mul(g, advantages, ratio))
   const unclipped = surrogate(ratio)
-  const clipped = surrogate(clip(g, ratio, 1 - clipRange, 1 + clipRange))
+  const clipped = surrogate(Op.Clip(g, ratio, Graph.scalar(g, 1 - clipRange), Graph.scalar(g, 1 + clipRange)))
   const policyLoss = mean(Op.Max(g, unclipped, clipped))
-  const ptxLoss = ptx === null ? Graph.scalar(g, 0) : Op.Neg(g, Loss.mean(g, logprobs(), pretraining))
+  // At temperature 1 both kinds share one head, and one derivative of it.
+  const untempered = () => (temperature === 1 ? atSampling : logprobs())
+  const ptxLoss = ptx === null ? Graph.scalar(g, 0) : Op.Neg(g, Loss.mean(g, untempered(), pretraining))
   return {
     loss: ptx === null ? policyLoss : Op.Add(g, policyLoss, Op.Mul(g, ptxLoss, Graph.scalar(g, ptx.coef))),
     metrics: {
@@ -131,8 +131,11 @@ const valueTerms = (
     const loss = Op.Mul(g, mean(unclipped), half)
     return { loss, metrics: { value_loss: loss, value_clipfrac: Graph.scalar(g, 0) } }
   }
-  const change = clip(g, Op.Sub(g, predicted, fields.values), -valueClipRange, valueClipRange)
-  const clipped = squaredError(Op.Add(g, fields.values, change))
+  // Between two bounds: the old value plus a clipped difference is not the new value, to the last bit, where nothing is
+  // clipped, and half of such differences would count as clipped.
+  const range = Graph.scalar(g, valueClipRange)
+  const [low, high] = [Op.Sub(g, fields.values, range), Op.Add(g, fields.values, range)]
+  const clipped = squaredError(Op.Min(g, Op.Max(g, predicted, low), high))
   const loss = Op.Mul(g, mean(Op.Max(g, unclipped, clipped)), half)
   return { loss, metrics: { value_loss: loss, value_clipfrac: mean(indicator(g, Op.Greater(g, clipped, unclipped))) } }
 }
