@@ -146,7 +146,7 @@ export const fromLabeller = (name: string, labeller: Labeller): FeedbackSourceSh
       if (distinct.length === 1 && completions.length > 1) {
         return Effect.succeed({ prompt, completions, ranks: completions.map(() => 1) })
       }
-      return Effect.map(rank({ prompt, completions: distinct }), ({ ranks }) => ({
+      return Effect.map(rank({ ...comparison, completions: distinct }), ({ ranks }) => ({
         prompt,
         completions,
         ranks: completions.map((text) => ranks[distinct.indexOf(text)]!)

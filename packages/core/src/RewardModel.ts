@@ -117,10 +117,9 @@ export const checked = (
   const { first, total } = part ?? { first: 0, total: count }
   const fail = (reason: string, answer?: number) =>
     Effect.fail(new RewardModelError({ model: name, ...(answer === undefined ? {} : { answer }), reason }))
-  const length = isArrayLike(scores) ? scores.length : undefined
   if (!isArrayLike(scores)) return fail(`returned ${quoted(scores)} for ${count} answers; return an array of numbers`)
-  if (length !== count) {
-    return fail(`returned ${length} scores for ${count} answers; return one score per answer, in their order`)
+  if (scores.length !== count) {
+    return fail(`returned ${scores.length} scores for ${count} answers; return one score per answer, in their order`)
   }
   const result = new Float32Array(count)
   for (let i = 0; i < count; i++) {
@@ -259,7 +258,7 @@ export interface FunctionOptions extends BatchOptions {
  * **Gotchas**
  *
  * A synchronous function, or a synchronous stretch of another, cannot be timed out: nothing else runs until it returns.
- * A promise that does not listen to the signal works on, unheard. Throws a `RangeError` for settings that make no sense.
+ * Nor can an effect that is uninterruptible. A promise that does not listen to the signal works on, unheard. Throws a `RangeError` for settings that make no sense.
  *
  * **Example** (Asking a service that is sometimes slow)
  *
@@ -492,10 +491,11 @@ export const disagreement = (
  * const polite = RewardModel.fromFunction("polite", ({ completion }) => (completion.text.includes("please") ? 1 : 0))
  * const length = RewardModel.fromFunction("length", ({ completion }) => completion.text.length)
  *
- * RewardModel.weighted([
+ * const parts = [
  *   { model: polite, weight: 1 },
  *   { model: length, weight: -0.01 }
- * ]).name // => "1 * polite - 0.01 * length"
+ * ]
+ * RewardModel.weighted(parts).name // => "1 * polite - 0.01 * length"
  * ```
  *
  * @category constructors
