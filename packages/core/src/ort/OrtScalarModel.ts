@@ -8,7 +8,7 @@ import type { Pretrained } from "../hub/Pretrained.ts"
 import type { LanguageOutputs, ScalarOutputs } from "../Loss.ts"
 import { ModelError } from "../ModelError.ts"
 import * as Heads from "../nn/Heads.ts"
-import { RewardModelError, type RewardModelShape } from "../RewardModel.ts"
+import * as RewardModel from "../RewardModel.ts"
 import type { ScalarModelShape } from "../ScalarModel.ts"
 import * as Tensor from "../Tensor.ts"
 import * as Device from "./Device.ts"
@@ -42,8 +42,8 @@ const heads = Effect.fnUntraced(function* (
   return {
     values: (continuations) => score(continuations),
     scores: (continuations) =>
-      Effect.map(score(continuations, { states: "through" }), (values) =>
-        Float32Array.from(values, (through) => through.at(-1)!)
+      Effect.map(score(continuations, { states: "last" }), (values) =>
+        Float32Array.from(values, (states) => states.at(-1)!)
       ),
     rescale: Effect.fn("OrtScalarModel.rescale")(function* ({ bias, gain }) {
       const names = [Heads.scalarNames.weight, Heads.scalarNames.bias]
@@ -123,21 +123,27 @@ export const makeActorCritic: (
  *
  * Reads the answer's tokens, so prompts and completions must have been tokenized with the model's tokenizer; completions
  * are read as they were sampled, with their end-of-text token where they have one. Fails with `RewardModelError` where an
- * answer has text but no tokens, and where it does not fit the context.
+ * answer has text but no tokens, where it does not fit the context, and where the number is not finite.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const rewardModel = (model: ScalarModelShape): RewardModelShape => ({
+export const rewardModel = (model: ScalarModelShape): RewardModel.RewardModelShape => ({
   name: model.name,
+  tokenizer: model.tokenizer,
   score: Effect.fn("OrtScalarModel.score")(function* (answers) {
     const untokenized = answers.findIndex(({ completion }) => completion.tokens.length === 0 && completion.text !== "")
     if (untokenized >= 0) {
       const reason = `answer ${untokenized} has text but no tokens; tokenize it with the model's tokenizer`
-      return yield* new RewardModelError({ model: model.name, answer: untokenized, reason })
+      return yield* new RewardModel.RewardModelError({ model: model.name, answer: untokenized, reason })
     }
-    return yield* model
+    const scores = yield* model
       .scores(answers.map(({ completion, prompt }) => ({ prompt: prompt.tokens, completion: completion.tokens })))
-      .pipe(Effect.mapError((cause) => new RewardModelError({ model: model.name, reason: cause.message, cause })))
+      .pipe(
+        Effect.mapError(
+          (cause) => new RewardModel.RewardModelError({ model: model.name, reason: cause.message, cause })
+        )
+      )
+    return yield* RewardModel.checked(model.name, scores, answers.length)
   })
 })

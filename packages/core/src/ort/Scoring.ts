@@ -85,15 +85,20 @@ interface Fork {
 // Tokens of a completion that are read: what its last one predicts is not asked for.
 const read = ({ completion }: Row.Scored): number => completion.length - 1
 
-// Neighbouring continuations of one prompt, as forks of no more completions than a batch holds.
-const forks = (scored: ReadonlyArray<Row.Scored>, room: Room): ReadonlyArray<Fork> => {
+// Neighbouring continuations of one prompt.
+const byPrompt = (scored: ReadonlyArray<Row.Scored>): ReadonlyArray<ReadonlyArray<Row.Scored>> => {
   const groups: Array<Array<Row.Scored>> = []
   for (const item of scored) {
     const group = groups.at(-1)
     if (group !== undefined && Row.samePrompt(group[0]!, item)) group.push(item)
     else groups.push([item])
   }
-  return groups.flatMap((group) => {
+  return groups
+}
+
+// As forks of no more completions than a batch holds.
+const forks = (scored: ReadonlyArray<Row.Scored>, room: Room): ReadonlyArray<Fork> =>
+  byPrompt(scored).flatMap((group) => {
     const completions = group.toSorted((a, b) => read(b) - read(a))
     const { completion, tokens } = completions[0]!
     const prompt = tokens.subarray(0, tokens.length - completion.length)
@@ -104,7 +109,6 @@ const forks = (scored: ReadonlyArray<Row.Scored>, room: Room): ReadonlyArray<For
       completions: completions.slice(i * most, (i + 1) * most)
     }))
   })
-}
 
 interface Size {
   /** Longest prompt. */
@@ -223,15 +227,15 @@ const layout = (batch: ReadonlyArray<Fork>) => {
 
 /**
  * What a scorer is asked. `feeds`: the inputs that the head added. `states`: `"before"`, the default, asks for the numbers
- * `[T]` of the states before the tokens of a completion; `"through"` for that of the state after the last one too,
- * `[T + 1]`.
+ * `[T]` of the states before the tokens of a completion; `"last"` for that of the state after the last token, which is the
+ * last of one or more numbers that are returned.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Question {
   readonly feeds?: Readonly<Record<string, Tensor.Tensor>>
-  readonly states?: "before" | "through"
+  readonly states?: "before" | "last"
 }
 
 /**
@@ -245,12 +249,25 @@ export type Scorer = (
   question?: Question
 ) => Effect.Effect<ReadonlyArray<Float32Array>, ModelError>
 
-// The state after the last token is the one before a token that is never read.
-const extended = ({ completion, prompt }: Continuation, index: number): Row.Scored => {
-  const tokens = new Int32Array(prompt.length + completion.length + 1)
-  tokens.set(Array.from(prompt))
-  tokens.set(Array.from(completion), prompt.length)
-  return { index, tokens, completion: tokens.subarray(prompt.length) }
+// Of a layer's work on a token, about what keys and values are not.
+const restOfLayer = 0.8
+
+// The state after the last token is the one before a token that is never read. All other tokens may be the prompt: of a
+// prompt's states the last layer computes a single one. That is less work unless a prompt serves several completions.
+const extended = (continuations: ReadonlyArray<Continuation>, layers: number): ReadonlyArray<Row.Scored> => {
+  const scored = continuations.map(({ completion, prompt }, index): Row.Scored => {
+    const tokens = new Int32Array(prompt.length + completion.length + 1)
+    tokens.set(prompt)
+    tokens.set(completion, prompt.length)
+    return { index, tokens, completion: tokens.subarray(prompt.length) }
+  })
+  return byPrompt(scored).flatMap((group) => {
+    const prompt = group[0]!.tokens.length - group[0]!.completion.length
+    const completions = group.reduce((sum, item) => sum + read(item), 0)
+    const repeated = (layers - restOfLayer) * (group.length - 1) * prompt
+    if (repeated > restOfLayer * completions) return group
+    return group.map((item) => ({ ...item, completion: item.tokens.subarray(-1) }))
+  })
 }
 
 /**
@@ -292,7 +309,7 @@ export const make: (
   return Effect.fn("Scoring.score")(function* (continuations, { feeds = {}, states = "before" } = {}) {
     const limits = { name, tokenizer, vocabSize, contextLength }
     const read = yield* Effect.fromResult(Row.readContinuations(limits, continuations, operation))
-    const scored = states === "before" ? read : continuations.map(extended)
+    const scored = states === "before" ? read : extended(continuations, decoder.layers)
     const results = continuations.map(() => new Float32Array(0))
     // The next batch waits at the device while one is computed, so that the device never waits for a batch.
     yield* Effect.forEach(
