@@ -21,7 +21,7 @@ import {
   RewardModel,
   Rollout,
   Run,
-  type RunLog,
+  RunLog,
   Tokenizer
 } from "@attune/core"
 import { Effect, Schema } from "effect"
@@ -31,6 +31,7 @@ import * as PpoConfig from "./PpoConfig.ts"
 import type { Episode, Minibatch, PpoLearners, Reports } from "./PpoLearners.ts"
 import * as Learners from "./PpoLearners.ts"
 import * as PpoMetrics from "./PpoMetrics.ts"
+import * as ScoreJournal from "./ScoreJournal.ts"
 import * as TokenReward from "./TokenReward.ts"
 
 /**
@@ -56,7 +57,9 @@ export class PpoError extends Schema.TaggedError<PpoError>()("PpoError", {
  * `prompts`: tokenized with the policy's tokenizer; every iteration takes the next ones of a shuffled order, drawn anew when
  * all have been taken. `pretraining`: examples for PPO-ptx, needed exactly where `config.ptx` is not `null`, taken in a
  * shuffled order of their own. `stopTokens`, `stopStrings`: as of the sampler; prefer tokens, since the text of a stop string
- * is cut and never learned. `samplesEvery`: iterations between two samples in the log, default 10.
+ * is cut and never learned. `scoreBatch`: answers that the reward is asked about at a time, default all of an iteration; with
+ * a directory, no more than so many are asked about twice if the run stops meanwhile (see `ScoreJournal`). `samplesEvery`:
+ * iterations between two samples in the log, default 10.
  *
  * @category models
  * @since 0.1.0
@@ -66,11 +69,13 @@ export interface Options extends Run.KeepOptions {
   readonly pretraining?: ReadonlyArray<Loss.Example<Record<never, never>>> | undefined
   readonly stopTokens?: ReadonlyArray<number> | undefined
   readonly stopStrings?: ReadonlyArray<string> | undefined
+  readonly scoreBatch?: number | undefined
   readonly samplesEvery?: number | undefined
 }
 
 /**
- * What a run leaves beside the weights of its learners: a record per iteration (see `PpoMetrics`) and the KL controller.
+ * What a run leaves beside the weights of its learners: a record of each iteration (see `PpoMetrics`), also of those before
+ * it was resumed, and the KL controller.
  *
  * @category models
  * @since 0.1.0
@@ -144,7 +149,7 @@ const complaint = (
   reference: Policy.PolicyShape,
   reward: RewardModel.RewardModelShape,
   config: PpoConfig.PpoConfig,
-  { pretraining, prompts }: Options
+  { pretraining, prompts, samplesEvery = 1, scoreBatch = 1 }: Options
 ): PpoError | undefined => {
   const refuse = (reason: string, prompt?: number) =>
     new PpoError({ reason, ...(prompt === undefined ? {} : { prompt }) })
@@ -181,6 +186,11 @@ const complaint = (
   if (config.ptx === null && given > 0) {
     return refuse("there are pretraining examples, but ptx is null; set it to the weight of the mix, or leave them out")
   }
+  for (const [name, count] of Object.entries({ samplesEvery, scoreBatch })) {
+    if (!(Number.isSafeInteger(count) && count >= 1)) {
+      return refuse(`${name} must be a whole number from 1, got ${count}`)
+    }
+  }
   return undefined
 }
 
@@ -195,12 +205,13 @@ const complaint = (
  * (`rollout/max_logprob_difference`).
  *
  * Shows progress, logs every iteration with samples and warnings, and writes checkpoints where a directory is given, of which
- * `checkpointEvery` (default 10) and every other count are in iterations. It can be interrupted and may fail at any moment: the
- * newest whole iteration is kept, and a resumed run continues bit for bit, given a reward that scores the same answers the
- * same. Updates are not interrupted half-way.
+ * `checkpointEvery` (default 10) and every other count are in iterations. It can be interrupted, and sampling and scoring may
+ * fail, at any moment: the newest whole iteration is kept, and scores as soon as they are known. An update is finished
+ * first; where it fails, what is kept is the last checkpoint. A resumed run continues bit for bit, given a reward that
+ * scores the same answers the same.
  *
  * Fails with `PpoError` before anything is sampled where models, prompts and settings do not fit, and with the errors of
- * sampler, reward model and learners as they are.
+ * sampler, reward model and learners as they are; scores are checked.
  *
  * @category running
  * @since 0.1.0
@@ -243,6 +254,8 @@ export const train: (
     }
   })
   const run = yield* Run.open(state, identity(config, options), { checkpointEvery: 10, ...options })
+  const journal = yield* ScoreJournal.open(RewardModel.guarded(reward), options)
+  const reports = options.directory === undefined ? [] : yield* logged(options.directory)
   const progress = yield* Progress.start({ label: "ppo", total: iterations, from: run.step })
 
   const sample = Effect.fnUntraced(function* (iteration: number) {
@@ -259,7 +272,7 @@ export const train: (
   })
 
   const measure = Effect.fnUntraced(function* (answers: ReadonlyArray<Pick<Measured, "prompt" | "completion">>) {
-    const scores = yield* reward.score(answers)
+    const scores = yield* journal.score(done, answers)
     const continuations = answers.map(({ completion, prompt }) => ({
       prompt: prompt.tokens,
       completion: completion.tokens
@@ -288,7 +301,6 @@ export const train: (
       .filter(({ episodes }) => episodes.length > 0)
   }
 
-  const reports: Array<PpoMetrics.PpoMetrics> = []
   while (done < iterations) {
     const answers = yield* sample(done).pipe(Effect.flatMap(measure))
     const { klCoef } = controller
@@ -297,38 +309,49 @@ export const train: (
       answers.map(({ completion, refLogprobs }) => Kl.estimate(completion.logprobs, refLogprobs, "k1"))
     )
 
-    yield* Effect.uninterruptible(
+    const warnings = yield* Effect.uninterruptible(
       Effect.gen(function* () {
         updating = true
         const steps: Reports = yield* learners.update(minibatches(episodes, done))
-        const metrics = PpoMetrics.ofIteration({ answers, episodes, klCoef, steps, config })
         controller = KlController.next(controller, kl, answers.length)
         done += 1
         updating = false
-        yield* run.record([metrics])
-        reports.push(metrics)
+        reports.push(PpoMetrics.ofIteration({ answers, episodes, klCoef, steps, config }))
+        const warnings = PpoMetrics.warnings(reports)
+        const isShown = done % samplesEvery === 0 || done === iterations
+        yield* run.record(reports.slice(-1), [
+          ...warnings.map((warning) => ({ name: "warning", data: { ...warning } })),
+          ...(isShown ? [{ name: "samples", data: samples(answers) }] : [])
+        ])
+        return warnings
       })
     )
 
-    for (const warning of PpoMetrics.warnings(reports)) {
-      yield* Effect.logWarning(`iteration ${done}: ${warning.message}`)
-      yield* run.event("warning", { ...warning })
-    }
-    if (done % samplesEvery === 0 || done === iterations) yield* run.event("samples", samples(answers))
+    for (const { message } of warnings) yield* Effect.logWarning(`iteration ${done}: ${message}`)
     const latest = reports.at(-1)!
     yield* progress.update(done, { score: latest["objective/scores"]!, kl: latest["objective/kl"]! })
   }
   return { reports, controller }
 }, Effect.scoped)
 
+// The records of the iterations that a run was resumed after.
+const logged = (directory: string) =>
+  Effect.map(
+    RunLog.read(directory),
+    (lines): Array<PpoMetrics.PpoMetrics> => lines.flatMap((line) => (line.type === "step" ? [line.metrics] : []))
+  )
+
 const Memory = Schema.Struct({ controller: KlController.KlController })
 
 // Rates may change when a run is resumed, so that one that diverged can go on more slowly.
-const identity = (config: PpoConfig.PpoConfig, { pretraining = [], prompts }: Options): Run.Identity => {
+const identity = (
+  config: PpoConfig.PpoConfig,
+  { pretraining = [], prompts, stopStrings, stopTokens }: Options
+): Run.Identity => {
   const { policyLearningRate: _policy, valueLearningRate: _value, maxGradNorm: _norm, ...compared } = config
   return {
     method: "ppo",
-    config: { ppo: compared },
+    config: { ppo: compared, stopStrings: stopStrings ?? null, stopTokens: stopTokens ?? null },
     seeds: { seed: config.seed },
     steps: PpoConfig.counts(config).iterations,
     data: Run.digest([

@@ -1,0 +1,182 @@
+/**
+ * The scores of a run, kept as soon as they are known: whoever gave them may be a person, or a service that is paid for, and
+ * is not asked twice.
+ *
+ *     {"iteration":3,"first":0,"digests":["5f0c...","b31d..."],"scores":[0.5,-1.25]}
+ *
+ * A line of `scores.jsonl` holds the scores of answers that were asked about together, from place `first` on, and reached
+ * the disk before the next were asked about. A line that was cut short is dropped as a whole, so that those answers are
+ * asked about together again: a model's last digit may depend on what else is in its batch.
+ *
+ * @since 0.1.0
+ */
+import * as fs from "node:fs"
+import { join } from "node:path"
+import { promisify } from "node:util"
+import { AtomicFile, type RewardModel, Run, RunLog } from "@attune/core"
+import { Effect, Option, Schema, type Scope } from "effect"
+
+const Line = Schema.Struct({
+  iteration: Schema.Int,
+  first: Schema.Int,
+  digests: Schema.Array(Schema.String),
+  scores: Schema.Array(Schema.Finite)
+})
+
+type Line = typeof Line.Type
+
+const LineJson = Schema.fromJsonString(Line)
+const decodeLine = Schema.decodeUnknownOption(LineJson)
+const encodeLine = Schema.encodeSync(LineJson)
+
+/**
+ * A reward that remembers: asks only about answers whose score it does not have.
+ *
+ * **Details**
+ *
+ * `score`: scores `[B]` of all answers of an iteration, in their order.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ScoreJournal {
+  readonly score: (
+    iteration: number,
+    answers: ReadonlyArray<RewardModel.Answer>
+  ) => Effect.Effect<Float32Array, RewardModel.RewardModelError | RunLog.RunLogError>
+}
+
+/**
+ * Where scores are kept, and how many answers are asked about at a time.
+ *
+ * **Details**
+ *
+ * `directory`: that of the run, which exists; without one nothing is kept. `resume`: use the scores that are there, which
+ * are removed otherwise. `scoreBatch`: answers that the reward is asked about together, default all of an iteration; an
+ * interruption loses the scores of at most so many.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly directory?: string | undefined
+  readonly resume?: boolean | undefined
+  readonly scoreBatch?: number | undefined
+}
+
+// Sixteen digits tell the answers of a run apart.
+const digestOf =
+  (reward: string) =>
+  ({ completion, prompt }: RewardModel.Answer): string =>
+    Run.digest([reward, prompt.text, prompt.tokens, completion.text, completion.tokens]).slice(0, 16)
+
+/**
+ * Opens the journal of a reward; it is closed with the scope.
+ *
+ * **Details**
+ *
+ * A score is used again where iteration, place, tokens and texts of the answer and the name of the reward are those it was
+ * given for. Scores of other answers are warned about and left alone. Fails with `RunLogError` where the file cannot be
+ * read or written.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const open: (
+  reward: RewardModel.RewardModelShape,
+  options: Options
+) => Effect.Effect<ScoreJournal, RunLog.RunLogError, Scope.Scope> = Effect.fn("ScoreJournal.open")(
+  function* (reward, options) {
+    const { directory, resume = false } = options
+    const file = directory === undefined ? undefined : yield* openFile(join(directory, "scores.jsonl"), resume)
+    const known = new Map<string, { readonly digest: string; readonly score: number }>()
+    const at = (iteration: number, place: number) => `${iteration} ${place}`
+    for (const { digests, first, iteration, scores } of file?.lines ?? []) {
+      scores.forEach((score, i) => {
+        known.set(at(iteration, first + i), { digest: digests[i] ?? "", score })
+      })
+    }
+
+    const score: ScoreJournal["score"] = Effect.fn("ScoreJournal.score")(function* (iteration, answers) {
+      const digests = answers.map(digestOf(reward.name))
+      const found = answers.map((_, i) => known.get(at(iteration, i)))
+      const others = found.filter((entry, i) => entry !== undefined && entry.digest !== digests[i]).length
+      if (others > 0) {
+        yield* Effect.logWarning(
+          `${file?.path} holds scores of ${others} other answers, or of another reward, for iteration ${iteration + 1}; ` +
+            `${reward.name} is asked about these again`
+        )
+      }
+      const scores = Float32Array.from(found, (entry) => entry?.score ?? 0)
+      for (const places of runs(
+        found.map((entry, i) => entry?.digest !== digests[i]),
+        options.scoreBatch
+      )) {
+        const ask = reward.score(places.map((i) => answers[i]!))
+        // Once a score is there it is kept, whatever happens.
+        yield* Effect.uninterruptibleMask((restore) =>
+          Effect.gen(function* () {
+            const given = yield* restore(ask)
+            places.forEach((place, i) => {
+              scores[place] = given[i]!
+            })
+            const own = places.map((place) => digests[place]!)
+            yield* file?.append({ iteration, first: places[0]!, digests: own, scores: Array.from(given) }) ??
+              Effect.void
+          })
+        )
+      }
+      return scores
+    })
+    return { score }
+  }
+)
+
+// Neighbouring places at which `lacking` is true, at most `most` at a time and cut as if all were lacking.
+const runs = (lacking: ReadonlyArray<boolean>, most = Infinity): ReadonlyArray<ReadonlyArray<number>> => {
+  const runs: Array<Array<number>> = []
+  lacking.forEach((lacks, place) => {
+    if (!lacks) return
+    const last = runs.at(-1)
+    if (last?.at(-1) === place - 1 && place % most !== 0) last.push(place)
+    else runs.push([place])
+  })
+  return runs
+}
+
+const flush = promisify(fs.fsync)
+
+const openFile = Effect.fnUntraced(function* (path: string, resume: boolean) {
+  const failure = (cause: unknown) =>
+    new RunLog.RunLogError({ path, detail: `cannot be read or written: ${AtomicFile.explain(cause)}`, cause })
+  const { file, lines, unreadable } = yield* Effect.acquireRelease(
+    Effect.try({
+      try: () => {
+        const file = fs.openSync(path, "a+")
+        const bytes = resume ? fs.readFileSync(path) : Buffer.alloc(0)
+        const size = bytes.lastIndexOf("\n") + 1 // without a last line that was cut short
+        fs.ftruncateSync(file, size)
+        const decoded = bytes
+          .toString("utf8", 0, size)
+          .split("\n")
+          .slice(0, -1)
+          .map((line) => decodeLine(line))
+        const lines = decoded.flatMap(Option.toArray)
+        return { file, lines, unreadable: decoded.length - lines.length }
+      },
+      catch: failure
+    }),
+    ({ file }) => Effect.sync(() => fs.closeSync(file))
+  )
+  if (unreadable > 0) yield* Effect.logWarning(`${unreadable} lines of ${path} cannot be read; their scores are lost`)
+  const append = (line: Line) =>
+    Effect.tryPromise({
+      try: () => {
+        const bytes = Buffer.from(`${encodeLine(line)}\n`)
+        for (let sent = 0; sent < bytes.byteLength; ) sent += fs.writeSync(file, bytes, sent)
+        return flush(file)
+      },
+      catch: failure
+    })
+  return { path, lines, append }
+})
