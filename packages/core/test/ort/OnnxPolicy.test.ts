@@ -115,6 +115,35 @@ describe("OnnxPolicy", () => {
         })
       )
 
+      it.effect("scores at a temperature as the logits divided by it say, and as what was sampled at it says", () =>
+        Effect.gen(function* () {
+          const policy = yield* OnnxPolicy.load({ directory, file })
+          const prompt = promptsOf(golden)[0]!
+          const temperature = 0.7
+          const settings = { maxNewTokens: 4, temperature, seed: 3, stopTokens: [] }
+          const [sampled] = yield* policy.sample([prompt], settings)
+          const continuation = { prompt: prompt.tokens, completion: sampled!.tokens }
+          const [own] = yield* policy.logprobs([continuation], { temperature })
+          close([own!], [[...sampled!.logprobs]], 1e-5)
+
+          // the log-probs of every token in the first place are logits, up to a number that no softmax sees
+          const tokens = Array.from({ length: policy.vocabSize }, (_, id) => id)
+          const each = tokens.map((id) => ({ prompt: prompt.tokens, completion: [id] }))
+          const logits = (yield* policy.logprobs(each)).map(([logprob]) => logprob! / temperature)
+          const total = Math.log(logits.reduce((sum, x) => sum + Math.exp(x), 0))
+          const tempered = yield* policy.logprobs(each, { temperature })
+          close(
+            tempered,
+            logits.map((x) => [x - total]),
+            1e-5
+          )
+          for (const refused of [0, -1]) {
+            const error = yield* Effect.flip(policy.logprobs(each, { temperature: refused }))
+            assert.include(error.message, `the temperature of log-probs must be above 0, got ${refused}`)
+          }
+        })
+      )
+
       it.effect("leaves nothing on the device", () =>
         Effect.gen(function* () {
           const device = yield* Device.Device

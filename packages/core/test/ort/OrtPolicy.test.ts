@@ -48,6 +48,43 @@ describe("OrtPolicy", () => {
     )
   }
 
+  it.effect("scores at a temperature as the logits divided by it say, and as what was sampled at it says", () =>
+    Effect.gen(function* () {
+      const base = TestModel.gpt2()
+      const V = base.decoder.vocabSize
+      const policy = yield* OrtPolicy.make(base)
+      const prompts = [TestModel.prompt([4, 9, 2]), TestModel.prompt([7])]
+      for (const temperature of [0.7, 1, 2.5]) {
+        const settings = { maxNewTokens: 9, temperature, seed: 3, stopTokens: [] }
+        const sampled = yield* policy.sample(prompts, settings)
+        const continuations = sampled.map(({ tokens }, i) => ({ prompt: prompts[i]!.tokens, completion: tokens }))
+        const scores = yield* policy.logprobs(continuations, { temperature })
+        for (const [i, { completion, prompt }] of continuations.entries()) {
+          const logits = yield* TestModel.logits(base, [...prompt, ...completion].slice(0, -1))
+          const expected = Array.from(completion, (id, t) => {
+            const row = logits.slice((prompt.length - 1 + t) * V, (prompt.length + t) * V).map((x) => x / temperature)
+            return row[id]! - Math.log(row.reduce((a, x) => a + Math.exp(x), 0))
+          })
+          const close = { absolute: 1e-5, relative: 0 }
+          Run.close(scores[i]!, expected, `continuation ${i} at ${temperature}`, close)
+          Run.close(scores[i]!, sampled[i]!.logprobs, `sampled ${i} at ${temperature}`, close)
+        }
+        if (temperature === 1) assert.deepStrictEqual(scores, yield* policy.logprobs(continuations))
+      }
+    }).pipe(Effect.scoped, Effect.provide(device))
+  )
+
+  it.effect("refuses temperatures of log-probs that are not above 0", () =>
+    Effect.gen(function* () {
+      const policy = yield* OrtPolicy.make(TestModel.llama())
+      for (const temperature of [0, -0.7, Number.NaN, Number.POSITIVE_INFINITY]) {
+        const error = yield* Effect.flip(policy.logprobs([{ prompt: [1], completion: [2] }], { temperature }))
+        assert.include(error, { _tag: "ModelError", operation: "logprobs" })
+        assert.include(error.message, `the temperature of log-probs must be above 0, got ${temperature}`)
+      }
+    }).pipe(Effect.scoped, Effect.provide(device))
+  )
+
   it.effect("scores completions of one token, of which none is read", () =>
     Effect.gen(function* () {
       const policy = yield* OrtPolicy.make(TestModel.llama())
