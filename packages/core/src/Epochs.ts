@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Effect } from "effect"
+import { Effect, type Schema } from "effect"
 import { uniformInt } from "pure-rand/distribution/uniformInt"
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus"
 import type { CheckpointError } from "./Checkpoint.ts"
@@ -18,13 +18,20 @@ import type { RunLogError } from "./RunLog.ts"
  * groups of sequences) per optimizer step, default 16; `seed` of the order in which examples are taken, drawn anew for each
  * epoch, default 0.
  *
+ * **Details**
+ *
+ * `epochEnd` runs after the last step of each epoch, whose number it is given, from 1, and what it returns becomes the event
+ * `epoch` of the log. It may read and sample the model, but not train it. It runs before that step is logged and kept: a run
+ * that it fails, or that is stopped meanwhile, goes on from the checkpoint before, and it runs again.
+ *
  * @category models
  * @since 0.1.0
  */
-export interface Options extends Run.KeepOptions {
+export interface Options<E = never, R = never> extends Run.KeepOptions {
   readonly epochs?: number | undefined
   readonly batchSize?: number | undefined
   readonly seed?: number | undefined
+  readonly epochEnd?: ((epoch: number) => Effect.Effect<Schema.Json, E, R>) | undefined
 }
 
 /**
@@ -51,8 +58,10 @@ export const order = (n: number, seed: number, epoch: number): Int32Array => {
  * @category math
  * @since 0.1.0
  */
-export const steps = (examples: number, { batchSize = 16, epochs = 1 }: Options): number =>
-  Math.ceil(examples / batchSize) * epochs
+export const steps = (
+  examples: number,
+  { batchSize = 16, epochs = 1 }: Pick<Options, "batchSize" | "epochs">
+): number => Math.ceil(examples / batchSize) * epochs
 
 /**
  * What the run is called in progress, log and checkpoints, and the digest of its examples: see `Run.digest`.
@@ -78,15 +87,20 @@ export interface Subject {
  * @category running
  * @since 0.1.0
  */
-export const train: <F extends Fields>(
+export const train: <F extends Fields, E = never, R = never>(
   learner: Learner<F>,
   examples: Batch<F>,
   subject: Subject,
-  options?: Options
-) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError | RunLogError | CheckpointError> = Effect.fn(
+  options?: Options<E, R>
+) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError | RunLogError | CheckpointError | E, R> = Effect.fn(
   "Epochs.train"
-)(function* <F extends Fields>(learner: Learner<F>, examples: Batch<F>, subject: Subject, options: Options = {}) {
-  const { batchSize = 16, epochs = 1, seed = 0 } = options
+)(function* <F extends Fields, E, R>(
+  learner: Learner<F>,
+  examples: Batch<F>,
+  subject: Subject,
+  options: Options<E, R> = {}
+) {
+  const { batchSize = 16, epochEnd, epochs = 1, seed = 0 } = options
   const refuse = (message: string) => new LearnerError({ reason: "input", step: 0, message })
   for (const [name, count] of Object.entries({ epochs, batchSize })) {
     if (Number.isSafeInteger(count) && count >= 1) continue
@@ -114,7 +128,8 @@ export const train: <F extends Fields>(
 
   const reports: Array<StepMetrics> = []
   for (let step = run.step; step < total; ) {
-    const until = run.until(step)
+    const epochSteps = perEpoch - (step % perEpoch)
+    const until = epochEnd === undefined ? run.until(step) : Math.min(run.until(step), step + epochSteps)
     const batches = Array.from({ length: until - step }, (_, i) => batchAt(step + i))
     // What a failing call did take is logged before it fails, with the error that it fails with.
     const metrics = yield* Effect.tapError(learner.update(batches), ({ completed = [] }) =>
@@ -124,7 +139,9 @@ export const train: <F extends Fields>(
             Effect.logError(`the steps before the failure were not recorded: ${error.message}`)
           )
     )
-    yield* run.record(metrics)
+    const ended = epochEnd !== undefined && until % perEpoch === 0
+    const events = ended ? [{ name: "epoch", data: yield* epochEnd(until / perEpoch) }] : []
+    yield* run.record(metrics, events)
     yield* progress.update(until, { loss: metrics.at(-1)!["loss"]!, lr: metrics.at(-1)!["learning_rate"]! })
     reports.push(...metrics)
     step = until

@@ -90,12 +90,96 @@ export const examples = (
 }
 
 /**
+ * Texts one after the other, as pretraining reads them: the tokens of each, then the end-of-text token.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const join = (tokenizer: Tokenizer, texts: Iterable<string>): Int32Array => {
+  const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId]
+  const parts = Array.from(texts, (text) => [tokenizer.encode(text), Int32Array.from(end)]).flat()
+  const tokens = new Int32Array(parts.reduce((sum, { length }) => sum + length, 0))
+  let at = 0
+  for (const part of parts) {
+    tokens.set(part, at)
+    at += part.length
+  }
+  return tokens
+}
+
+/**
+ * Examples of pretraining: tokens cut into windows of `length`, the last of which may be shorter.
+ *
+ * **Details**
+ *
+ * In each window every token but the first is a target. A window begins with the last token of the one before, so that all
+ * tokens but the very first are targets once. Where texts were joined, a window may hold parts of several, and the model
+ * sees what stands before: nothing is masked at their ends (GPT-3's pretraining: Brown et al. 2020, arXiv:2005.14165,
+ * appendix B). Throws where `length` is below 2.
+ *
+ * **Example** (Five tokens in windows of three)
+ *
+ * ```ts
+ * import { Sft } from "@attune/core"
+ *
+ * Sft.windows(Int32Array.of(5, 6, 7, 8, 9), 3).map(({ tokens }) => [...tokens]) // => [[5, 6, 7], [7, 8, 9]]
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const windows = (tokens: Int32Array, length: number): ReadonlyArray<Example> => {
+  if (!(Number.isSafeInteger(length) && length >= 2)) {
+    throw new RangeError(`a window has a whole number of tokens from 2, got ${length}`)
+  }
+  const count = Math.max(0, Math.ceil((tokens.length - 1) / (length - 1)))
+  return Array.from({ length: count }, (_, i) => {
+    const first = i * (length - 1)
+    return example([], tokens.subarray(first, first + length))
+  })
+}
+
+/**
+ * All demonstrations, and as much pretraining as it takes to be `fraction` of the result, default 0.1: what InstructGPT's
+ * PPO starts from (Ouyang et al. 2022, appendix C.3).
+ *
+ * **Details**
+ *
+ * `n` demonstrations are joined by `n fraction / (1 - fraction)` examples of pretraining, rounded. They are taken in an
+ * order shuffled by `seed` (default 0), all of them once before any comes again. Examples are counted, as the paper's
+ * "10 %" does not say otherwise: a full window has more target tokens than most demonstrations, and each token counts alike
+ * in the loss of a batch. The result is not shuffled; `train` does that. Fails with `LearnerError` (reason `input`) for
+ * a fraction below 0 or not below 1, and where there is no pretraining to take from.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const mix = (
+  demonstrations: ReadonlyArray<Example>,
+  pretraining: ReadonlyArray<Example>,
+  { fraction = 0.1, seed = 0 }: { readonly fraction?: number | undefined; readonly seed?: number | undefined } = {}
+): Result.Result<ReadonlyArray<Example>, LearnerError> => {
+  const refuse = (message: string) => Result.fail(new LearnerError({ reason: "input", step: 0, message }))
+  if (!(fraction >= 0 && fraction < 1)) return refuse(`fraction is ${fraction}; give a share from 0 to below 1`)
+  const count = Math.round((demonstrations.length * fraction) / (1 - fraction))
+  if (count > 0 && pretraining.length === 0) {
+    return refuse("there is no example of pretraining to mix in; give some, or a fraction of 0")
+  }
+  const drawn: Array<Example> = []
+  for (let pass = 0; drawn.length < count; pass++) {
+    const indices = Epochs.order(pretraining.length, seed, pass)
+    for (const i of indices.subarray(0, count - drawn.length)) drawn.push(pretraining[i]!)
+  }
+  return Result.succeed([...demonstrations, ...drawn])
+}
+
+/**
  * Settings of a training run.
  *
  * @category models
  * @since 0.1.0
  */
-export type TrainOptions = Epochs.Options
+export type TrainOptions<E = never, R = never> = Epochs.Options<E, R>
 
 // The first thing that could only end the run later, when some step meets it.
 const complaint = (examples: ReadonlyArray<Example>, contextLength: number): string | undefined => {
@@ -119,15 +203,15 @@ const complaint = (examples: ReadonlyArray<Example>, contextLength: number): str
  * @category running
  * @since 0.1.0
  */
-export const train: (
+export const train: <E = never, R = never>(
   learner: Learner<Record<never, never>, Pick<PolicyShape, "contextLength">>,
   examples: ReadonlyArray<Example>,
-  options?: TrainOptions
-) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError | RunLogError | CheckpointError> = Effect.fn("Sft.train")(
-  function* (learner, examples, options) {
-    const problem = complaint(examples, learner.model.contextLength)
-    if (problem !== undefined) return yield* new LearnerError({ reason: "input", step: 0, message: problem })
-    const data = Run.digest(examples.flatMap(({ tokens, weights }) => [tokens, weights]))
-    return yield* Epochs.train(learner, examples, { method: "sft", data }, options)
-  }
-)
+  options?: TrainOptions<E, R>
+) => Effect.Effect<ReadonlyArray<StepMetrics>, LearnerError | RunLogError | CheckpointError | E, R> = Effect.fn(
+  "Sft.train"
+)(function* (learner, examples, options) {
+  const problem = complaint(examples, learner.model.contextLength)
+  if (problem !== undefined) return yield* new LearnerError({ reason: "input", step: 0, message: problem })
+  const data = Run.digest(examples.flatMap(({ tokens, weights }) => [tokens, weights]))
+  return yield* Epochs.train(learner, examples, { method: "sft", data }, options)
+})

@@ -103,6 +103,81 @@ describe("order", () => {
   })
 })
 
+describe("join", () => {
+  it("puts the end-of-text token after every text", () => {
+    const numbers = Tokenizer.numeric(10)
+    assert.deepStrictEqual([...Sft.join({ ...numbers, eosId: 9 }, ["1 2", "3"])], [1, 2, 9, 3, 9])
+    assert.deepStrictEqual([...Sft.join(numbers, ["1 2", "3"])], [1, 2, 3])
+    assert.strictEqual(Sft.join(numbers, []).length, 0)
+  })
+})
+
+describe("windows", () => {
+  it("make every token but the very first a target once, after what stands before it", () => {
+    for (const [count, length] of [
+      [7, 3],
+      [8, 3],
+      [9, 4],
+      [3, 3],
+      [2, 5],
+      [20, 2]
+    ] as const) {
+      const tokens = Int32Array.from({ length: count }, (_, i) => i + 10)
+      const windows = Sft.windows(tokens, length)
+      const targets = windows.flatMap(({ tokens, weights }) => [...tokens].filter((_, i) => weights[i] === 1))
+      assert.deepStrictEqual(targets, [...tokens.subarray(1)])
+      for (const { tokens } of windows)
+        assert.isTrue(tokens.length >= 2 && tokens.every((id, i) => id === tokens[0]! + i))
+      for (const { tokens } of windows.slice(0, -1)) assert.strictEqual(tokens.length, length)
+      assert.isAtMost(windows.at(-1)!.tokens.length, length)
+    }
+  })
+
+  it("are none where there is nothing to predict, and need room for a target", () => {
+    assert.deepStrictEqual(Sft.windows(Int32Array.of(), 4), [])
+    assert.deepStrictEqual(Sft.windows(Int32Array.of(1), 4), [])
+    for (const length of [1, 2.5, Number.NaN]) assert.throws(() => Sft.windows(Int32Array.of(1, 2), length), /from 2/)
+  })
+})
+
+describe("mix", () => {
+  const demonstrations = Array.from({ length: 90 }, (_, i) => Sft.example([1], [i]))
+  const pretraining = Array.from({ length: 7 }, (_, i) => Sft.example([], [2, i]))
+  const drawn = (...[from, options]: [number, Parameters<typeof Sft.mix>[2]?]) => {
+    const mixed = Result.getOrThrow(Sft.mix(demonstrations.slice(0, from), pretraining, options))
+    assert.deepStrictEqual(mixed.slice(0, from), demonstrations.slice(0, from))
+    return mixed.slice(from).map((example) => pretraining.indexOf(example))
+  }
+
+  it("has the share of pretraining that was asked for, a tenth by default", () => {
+    assert.strictEqual(drawn(90).length, 10)
+    assert.strictEqual(drawn(45, { fraction: 0.5 }).length, 45)
+    assert.strictEqual(drawn(90, { fraction: 0 }).length, 0)
+    // 0.25 / 0.75 of four
+    assert.strictEqual(drawn(4, { fraction: 0.25 }).length, 1)
+  })
+
+  it("takes all of the pretraining before any of it again, in an order of its own for each seed and pass", () => {
+    const seven = [0, 1, 2, 3, 4, 5, 6]
+    const indices = drawn(21, { fraction: 0.5 })
+    const passes = [0, 7, 14].map((first) => indices.slice(first, first + 7))
+    for (const pass of passes) assert.deepStrictEqual(pass.toSorted(), seven)
+    assert.strictEqual(new Set(passes.map(String)).size, 3)
+    assert.deepStrictEqual(drawn(21, { fraction: 0.5, seed: 0 }), indices)
+    assert.notDeepEqual(drawn(21, { fraction: 0.5, seed: 1 }), indices)
+    assert.isFalse(drawn(5, { fraction: 0.5 }).includes(-1))
+  })
+
+  it("refuses a share that is none, and to take from nothing", () => {
+    const message = (...given: Parameters<typeof Sft.mix>) => Result.getOrThrow(Result.flip(Sft.mix(...given))).message
+    for (const fraction of [1, -0.1, Number.NaN]) {
+      assert.match(message(demonstrations, pretraining, { fraction }), /fraction is .* below 1/)
+    }
+    assert.match(message(demonstrations, []), /no example of pretraining/)
+    assert.deepStrictEqual(Sft.mix(demonstrations, [], { fraction: 0 }), Result.succeed(demonstrations))
+  })
+})
+
 // Mean over the tokens of one sequence each: the last of three, and the last two of four, the last counting double.
 const tokens = [
   [3, 1, 4, 0],
