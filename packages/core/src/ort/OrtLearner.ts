@@ -143,7 +143,8 @@ const refuse = (step: number, message: string) => new LearnerError({ reason: "in
 // The first thing about an example that cannot be learned from.
 const complaint = (example: Example, decoder: Decoder, fields: Fields): string | undefined => {
   const { tokens, weights } = example
-  if (tokens.length > decoder.contextLength) {
+  // The last target itself is never read.
+  if (weights.findLastIndex((weight) => weight > 0) > decoder.contextLength) {
     return `has ${tokens.length} tokens, more than the model's context of ${decoder.contextLength}: shorten or split it`
   }
   if (weights.length !== tokens.length) return `has ${tokens.length} tokens but ${weights.length} weights`
