@@ -258,6 +258,115 @@ describe("a step that is not finite", () => {
   }
 })
 
+// The golden step with a metric that is fed: each micro-batch brings its own number.
+const watched = (settings: Partial<Pick<TrainLoop.TrainStep, "stop" | "maxima">>): TrainLoop.TrainStep => {
+  const base = stepOf(averaged)
+  return {
+    ...base,
+    ...settings,
+    batch: [...base.batch, { name: "watched", dtype: "float32", shape: [] }],
+    metrics: ["twice", "watched", "lowest"],
+    forward: (g, weights, batch) => {
+      const { loss, metrics } = base.forward(g, weights, batch)
+      const fed = batch("watched")
+      return { loss, metrics: { ...metrics, watched: fed, lowest: Op.Neg(g, fed) } }
+    }
+  }
+}
+
+const columnsOf = (metrics: ReadonlyArray<number>, column: number) => metrics.filter((_, i) => i % 6 === column)
+
+describe("a metric that the run stops at", () => {
+  const limit = { metric: "watched", above: 0.1 }
+  // Exactly at the limit, as float32 has it, at the limit of what is below, and above.
+  const fed = [0.05, 0.1, -3, 0.1, 0.11, 0.02]
+
+  for (const accumulate of [1, 2]) {
+    it.effect(`is not passed: the state is that before the step, in ${accumulate} micro-batches`, () =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const step = watched({ stop: limit })
+          const runner = yield* open(accumulate === 1 ? TrainLoop.loop(step) : TrainLoop.accumulating(step))
+          const start = initialState(step, averaged)
+          const run = (numbers: ReadonlyArray<number>) => {
+            const given = {
+              ...batches(averaged, 0, numbers.length, accumulate),
+              watched: Tensor.float32(numbers.flatMap((x) => Array.from({ length: accumulate }, () => x / accumulate)))
+            }
+            return runLoop(runner, step, start, given, 0, numbers.length, accumulate)
+          }
+          const stopped = yield* run(fed)
+          assert.strictEqual(stopped.rows, 5)
+          assert.deepStrictEqual(columnsOf(stopped.metrics, 4), [0.05, 0.1, -3, 0.1, 0.11].map(Math.fround))
+          assert.deepStrictEqual(columnsOf(stopped.metrics, 2), [1, 1, 1, 1, 1])
+          const four = yield* run(fed.slice(0, 4))
+          assert.strictEqual(four.rows, 4)
+          assert.deepStrictEqual(stopped.state, four.state)
+          isGolden(averaged, stopped.state, 3)
+          // At the first step nothing changes at all.
+          const none = yield* run([0.2, 0, 0])
+          assert.strictEqual(none.rows, 1)
+          assert.deepStrictEqual(none.state, start)
+        })
+      )
+    )
+  }
+
+  it.effect("is not passed by a run of one step", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const step = watched({ stop: limit })
+        const { run } = yield* open(TrainLoop.single(step))
+        const start = initialState(step, averaged)
+        const given = Object.entries(batches(averaged, 0, 1, 1)).map(
+          ([name, tensor]) => [name, { ...tensor, shape: tensor.shape.slice(1) }] as const
+        )
+        const feeds = {
+          ...start,
+          ...Object.fromEntries(given),
+          coefficients: Tensor.float32(coefficients(step, 0, 1))
+        }
+        isGolden(averaged, after(step, yield* run({ ...feeds, watched: Tensor.scalar(0.1) })), 0)
+        const stopped = after(step, yield* run({ ...feeds, watched: Tensor.scalar(0.11) }))
+        assert.deepStrictEqual(stopped, start)
+      })
+    )
+  )
+
+  it.effect("may be a maximum: one micro-batch above the limit is enough", () =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const step = watched({ stop: limit, maxima: ["watched"] })
+        const runner = yield* open(TrainLoop.accumulating(step))
+        const start = initialState(step, averaged)
+        const run = (numbers: ReadonlyArray<number>) =>
+          runLoop(runner, step, start, { ...batches(averaged, 0, 2, 2), watched: Tensor.float32(numbers) }, 0, 2, 2)
+        assert.strictEqual((yield* run([0.1, 0.1, -5, 0.11])).rows, 2)
+        const { rows, state } = yield* run([-5, 0.11, 0, 0])
+        assert.strictEqual(rows, 1)
+        assert.deepStrictEqual(state, start)
+      })
+    )
+  )
+})
+
+it.effect("reports the largest of a step's micro-batches where a metric is a maximum, else their sum", () =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const step = watched({ maxima: ["lowest"] })
+      const runner = yield* open(TrainLoop.accumulating(step))
+      const given = {
+        ...batches(averaged, 0, 2, 3),
+        watched: Tensor.float32([4, 2, 8, -1, 0.5, -2])
+      }
+      const { metrics } = yield* runLoop(runner, step, initialState(step, averaged), given, 0, 2, 3)
+      assert.deepStrictEqual(columnsOf(metrics, 4), [14, -2.5])
+      // Of -4, -2, -8 and of 1, -0.5, 2: below 0 too.
+      assert.deepStrictEqual(columnsOf(metrics, 5), [-2, 2])
+    })
+  )
+)
+
 describe("refuses a loss that control flow hides", () => {
   const base = stepOf(averaged)
 
