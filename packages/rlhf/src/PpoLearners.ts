@@ -89,7 +89,9 @@ const targets = (weights: Float32Array): number => weights.reduce((count, weight
 // Each kind of tokens has weights of its own, so those of the learner only mark the targets.
 const policyBatch = ({ episodes, pretraining }: Minibatch): Loss.Batch<PpoLoss.PolicyFields> => {
   const share = 1 / sampledTokens(episodes)
-  const ptxShare = 1 / pretraining.reduce((sum, { weights }) => sum + targets(weights), 0)
+  // Where a micro-batch has no target, the learner puts in one that must count nothing: here, that of an answer would count.
+  const texts = pretraining.filter(({ weights }) => targets(weights) > 0)
+  const ptxShare = 1 / texts.reduce((sum, { weights }) => sum + targets(weights), 0)
   return [
     ...episodes.map((episode) =>
       example<PpoLoss.PolicyFields>(episode, {
@@ -99,7 +101,7 @@ const policyBatch = ({ episodes, pretraining }: Minibatch): Loss.Batch<PpoLoss.P
         advantages: episode.advantages
       })
     ),
-    ...pretraining.map(({ tokens, weights }) => {
+    ...texts.map(({ tokens, weights }) => {
       const n = targets(weights)
       const none = filled(n, 0)
       return {

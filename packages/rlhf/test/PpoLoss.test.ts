@@ -339,7 +339,11 @@ describe("the total", () => {
       close(plain.loss, 0.53615625, "policy and values")
       const text = yield* LossGraph.evaluate(PpoLoss.policy(withText), said, fields)
       close(text.loss, 1.354, "policy and text")
-      const all = yield* LossGraph.evaluate(PpoLoss.shared({ ...withText, ...withValues }), said, fields)
+      const all = yield* LossGraph.evaluate(
+        PpoLoss.shared({ ...withText, valueCoef: withValues.valueCoef }),
+        said,
+        fields
+      )
       close(all.loss, 1.37015625, "all")
     }).pipe(Effect.provide(oneThread))
   )
