@@ -11,6 +11,7 @@ import * as Op from "../src/onnx/Op.ts"
 import * as Optimizer from "../src/onnx/Optimizer.ts"
 import * as OrtLearner from "../src/ort/OrtLearner.ts"
 import type { OrtPolicy } from "../src/ort/OrtPolicy.ts"
+import type { OrtActorCritic, OrtScalarModel } from "../src/ort/OrtScalarModel.ts"
 import * as Policy from "../src/Policy.ts"
 
 declare const policy: OrtPolicy
@@ -51,6 +52,36 @@ Loss.make({
   // @ts-expect-error entropy is missing
   build: ({ g, logprobs, weights }) => ({ loss: Loss.mean(g, logprobs(), weights), metrics: {} })
 })
+
+// Losses on what the model does not say, and on what a model with both heads does.
+declare const scalarModel: OrtScalarModel
+declare const actorCritic: OrtActorCritic
+const regression = Loss.makeScalar({
+  name: "regression",
+  fields: {},
+  metrics: ["value"],
+  build: ({ g, values, weights }) => {
+    const value = Loss.mean(g, values(), weights)
+    return { loss: value, metrics: { value } }
+  }
+})
+// @ts-expect-error a policy has no values
+OrtLearner.make({ model: policy, loss: regression, optimizer })
+// @ts-expect-error a scalar model has no log-probs
+OrtLearner.make({ model: scalarModel, loss: weighted, optimizer })
+OrtLearner.make({ model: actorCritic, loss: regression, optimizer })
+OrtLearner.make({ model: actorCritic, loss: weighted, optimizer })
+Loss.makeScalar({
+  name: "language",
+  fields: {},
+  metrics: [],
+  // @ts-expect-error log-probs are not what a scalar head says
+  build: ({ g, logprobs, weights }) => ({ loss: Loss.mean(g, logprobs(), weights), metrics: {} })
+})
+
+// A stop at what is no metric of the loss.
+// @ts-expect-error the metric is called value
+OrtLearner.make({ model: scalarModel, loss: regression, optimizer, stop: { metric: "values", above: 1 } })
 
 // Batches without the fields of the loss.
 declare const plain: ReadonlyArray<ReadonlyArray<Example<Record<never, never>>>>

@@ -5,7 +5,7 @@ import { assert, it } from "@effect/vitest"
 import { Effect, Option } from "effect"
 import { afterAll, vi } from "vitest"
 import * as Checkpoint from "../src/Checkpoint.ts"
-import type { Learner } from "../src/Learner.ts"
+import type { Learner, LearnerState, Resumable } from "../src/Learner.ts"
 import * as Run from "../src/Run.ts"
 import * as RunLog from "../src/RunLog.ts"
 import * as Tensor from "../src/Tensor.ts"
@@ -81,4 +81,52 @@ it.effect("has a step in its log for good before a checkpoint that rests on it a
       assert.match(versions["onnxruntime-node"]!, /^1\.\d+\.\d+$/)
     }
   }).pipe(Effect.scoped)
+)
+
+it.effect(
+  "gives back what a method remembers with the state that it belongs to, and nothing where there was nothing",
+  () =>
+    Effect.gen(function* () {
+      const remembering = (memory: LearnerState["memory"]) => {
+        let step = 0
+        const restored: Array<LearnerState> = []
+        const learner: Resumable = {
+          fingerprint: "remembering",
+          stepsPerRun: 1,
+          state: Effect.sync(() => ({
+            step,
+            tensors: { weights: new Map([["w", Tensor.float32([step])]]) },
+            ...(memory === undefined ? {} : { memory })
+          })),
+          restore: (state) => Effect.sync(() => void restored.push(state))
+        }
+        return { learner, restored, advance: Effect.sync(() => step++) }
+      }
+      for (const [name, memory] of [
+        ["kept", { klCoef: 0.1 + 0.2, episodes: 512, running: [1, -2.5e-300, null, { best: "é" }] }],
+        ["empty", undefined]
+      ] as const) {
+        const identity = { method: "test", config: {}, seeds: {}, steps: 4, data: "" }
+        const options = { directory: join(directory, name), checkpointEvery: 2 }
+        const { advance, learner } = remembering(memory)
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const run = yield* Run.open(learner, identity, options)
+            for (let i = 0; i < 3; i++) {
+              yield* advance
+              yield* run.record([{ loss: 1 }])
+            }
+          })
+        )
+        const { learner: fresh, restored } = remembering(undefined)
+        const run = yield* Effect.scoped(Run.open(fresh, identity, { ...options, resume: true }))
+        assert.strictEqual(run.step, 2)
+        assert.strictEqual(restored.length, 1)
+        const [state] = restored
+        assert.strictEqual(state!.step, 2)
+        assert.deepStrictEqual([...state!.tensors["weights"]!.get("w")!.data], [2])
+        assert.deepStrictEqual(state!.memory, memory)
+        assert.strictEqual("memory" in state!, memory !== undefined)
+      }
+    })
 )
