@@ -8,7 +8,7 @@ float64, but for what transformers computes in float32 whatever the dtype (norms
   parameters: { <name>: { shape, data } }      of a tied llama, and score.weight, score.bias: multiples of 1/1024
   episodes: [{ tokens, logprobs, values, advantages, returns }]      [T] of the answer's tokens, those at the end of tokens
   pretraining: [{ tokens, weights }]                                 0 and 1
-  rankings: [{ prompt, completions, ranks }]                         ids
+  rankings: [{ prompt, completions, ranks, scores }]                 ids; scores [K] are read at the completions' last tokens
   cases: { <name>: { settings, loss, metrics, gradients: { <parameter>: [...] } } } }
       a parameter that the loss does not reach has no gradient.
 Log-probs of sampled tokens are those at the temperature of the settings, in `logprobs` too.
@@ -74,7 +74,10 @@ for prompt, length in [(1, 7), (4, 9), (1, 2)]:
 rankings = []
 for prompt, ranks in [(3, [1, 3, 2, 2]), (2, [2, 1]), (1, [5, 5, 7])]:
     completions = [randint(0, VOCAB, 1 + randint(0, 6, 1)[0]) for _ in ranks]
-    rankings.append({"prompt": randint(0, VOCAB, prompt), "completions": completions, "ranks": ranks})
+    ids = randint(0, VOCAB, prompt)
+    with torch.no_grad():
+        scores = [score(hidden(ids + c))[-1, 0].item() for c in completions]
+    rankings.append({"prompt": ids, "completions": completions, "ranks": ranks, "scores": scores})
 
 
 def clearly(x, *bounds):
