@@ -9,7 +9,6 @@ import { Effect, Ref, Scope, Semaphore } from "effect"
 import type { Pretrained } from "../hub/Pretrained.ts"
 import { type Learner, LearnerError, type LearnerState, type StepMetrics } from "../Learner.ts"
 import type { Batch, Example, Fields, LanguageOutputs, Loss } from "../Loss.ts"
-import * as Attention from "../nn/Attention.ts"
 import type { Decoder, Given } from "../nn/Decoder.ts"
 import * as Dropout from "../nn/Dropout.ts"
 import { takeRows } from "../nn/Linear.ts"
@@ -22,6 +21,7 @@ import * as TrainLoop from "../onnx/TrainLoop.ts"
 import * as Tensor from "../Tensor.ts"
 import * as Device from "./Device.ts"
 import type { Trainable } from "./ResidentModel.ts"
+import * as TrainLayout from "./TrainLayout.ts"
 
 /**
  * What is trained, and how.
@@ -32,6 +32,7 @@ import type { Trainable } from "./ResidentModel.ts"
  * `accumulate`: micro-batches that each batch is cut into, for less memory and the same gradient; one for each example
  * where there are fewer. By default, on a CPU, as many as it takes for each to hold about a thousand tokens: what a step
  * touches then stays in the caches, and examples of similar length come together, which leaves little padding. Elsewhere 1.
+ * What the sequences of a group begin with alike is computed once, where that is cheaper.
  * `stepsPerRun`: optimizer steps in one run of the graph, default 8; more steps copy less, fewer answer sooner to an
  * interruption. `trains`: chooses the parameters that change, default all. `ema`: decay, in `[0, 1)`, of a
  * moving average of the weights, kept beside them. `stop`: `update` ends before the first step for which the metric `metric`
@@ -77,10 +78,11 @@ export const trainStep = <F extends Fields, M extends string, O>(
     readonly trains?: ((parameter: string) => boolean) | undefined
     readonly rmsNorm?: Given["rmsNorm"]
     readonly dropout?: Dropout.Dropout | undefined
+    readonly layout?: TrainLayout.Layout
   } = {}
 ): TrainLoop.TrainStep => {
   const { decoder } = base
-  const { dropout } = options
+  const { dropout, layout = TrainLayout.whole } = options
   const fields = Object.entries(loss.fields)
   return {
     name: `train-${loss.name}`,
@@ -90,9 +92,9 @@ export const trainStep = <F extends Fields, M extends string, O>(
       trainable: options.trains?.(name) ?? true,
       decays: optimizer.decays?.(name) ?? decay
     })),
-    sizes: ["B", "T", "N"],
+    sizes: TrainLayout.sizesOf(layout),
     batch: [
-      { name: "tokens", dtype: "int64", shape: ["B", "T"] },
+      ...layout.inputs,
       { name: "rows", dtype: "int64", shape: ["N"] },
       { name: "targets", dtype: "int64", shape: ["N"] },
       { name: "weights", dtype: "float32", shape: ["N"] },
@@ -108,7 +110,7 @@ export const trainStep = <F extends Fields, M extends string, O>(
     optimizer,
     forward: (g, weights, batch) => {
       const residual = dropout?.residual(g, Op.Reshape(g, batch("dropout"), ["M", dropout.bytesPerToken]))
-      const hidden = hiddenStates(g, decoder, weights, batch("tokens"), { rmsNorm: options.rmsNorm, residual })
+      const hidden = layout.hidden(g, decoder, weights, batch, { rmsNorm: options.rmsNorm, residual })
       const selected = takeRows(g, hidden, batch("rows"))
       return loss.build({
         ...outputs({ g, weights, hidden: selected, targets: () => batch("targets") }),
@@ -120,22 +122,6 @@ export const trainStep = <F extends Fields, M extends string, O>(
       })
     }
   }
-}
-
-// Two blocks skip a quarter of the [T, T] work; more skip little more and cost nodes.
-const attentionBlocks = 2
-
-// Hidden states `[B * T, D]` of right-padded tokens `[B, T]`.
-const hiddenStates = (
-  g: Graph,
-  decoder: Decoder,
-  weights: (name: string) => Value,
-  tokens: Value,
-  given: Given
-): Value => {
-  const positions = Op.Expand(g, Op.Reshape(g, Op.Range(g, "T"), [1, "T"]), ["B", "T"])
-  const attend = Attention.causal(g, decoder, { batch: "B", time: "T", blocks: attentionBlocks })
-  return decoder.forward(g, weights, Op.Reshape(g, tokens, ["M"]), Op.Reshape(g, positions, ["M"]), attend, given)
 }
 
 const refuse = (step: number, message: string) => new LearnerError({ reason: "input", step, message })
@@ -165,167 +151,16 @@ const complaint = (example: Example, decoder: Decoder, fields: Fields): string |
   return undefined
 }
 
-interface MicroBatch {
-  readonly tokens: Array<Int32Array>
-  /** The number of each sequence in the batch of its step. */
-  readonly numbers: ReadonlyArray<number>
-  /** Columns that are computed: tokens after the last target are not. */
-  readonly time: number
-  readonly rows: Array<number>
-  readonly targets: Array<number>
-  readonly weights: Array<number>
-  readonly fields: Readonly<Record<string, Array<number>>>
-}
-
 const examplesOf = (unit: Batch[number]): ReadonlyArray<Example> => ("tokens" in unit ? [unit] : unit)
 
-const microBatch = (
-  examples: ReadonlyArray<Example>,
-  numbers: ReadonlyArray<number>,
-  total: number,
-  shapes: Fields,
-  step: ReadonlyArray<Example>
-): MicroBatch => {
-  const last = (example: Example) => example.weights.findLastIndex((weight) => weight > 0)
-  // At least a column for each block of attention: ONNX Runtime refuses products over no rows.
-  const time = Math.max(attentionBlocks, ...examples.map(last))
-  const batch: MicroBatch = {
-    tokens: examples.map(({ tokens }) => tokens),
-    numbers,
-    time,
-    rows: [],
-    targets: [],
-    weights: [],
-    fields: Object.fromEntries(Object.keys(shapes).map((name) => [name, []]))
-  }
-  examples.forEach((example, b) => {
-    for (let t = 1; t < example.tokens.length; t++) {
-      if (example.weights[t] === 0) continue
-      batch.rows.push(b * time + t - 1)
-      batch.targets.push(example.tokens[t]!)
-      batch.weights.push(example.weights[t]! / total)
-    }
-    for (const name of Object.keys(shapes)) {
-      const given: number | Float32Array = example.fields[name]!
-      batch.fields[name]!.push(...(typeof given === "number" ? [given] : (given as Float32Array)))
-    }
-  })
-  // Nor may there be no target at all: without one, a token is predicted that counts nothing. Its
-  // fields are those of a real target, so that no logarithm or quotient of them is worse than usual.
-  if (batch.rows.length === 0) {
-    const real = step.find(({ weights }) => weights.some((weight) => weight > 0))!
-    batch.rows.push(0)
-    batch.targets.push(0)
-    batch.weights.push(0)
-    for (const [name, shape] of Object.entries(shapes)) {
-      if (shape[0] === "N") batch.fields[name]!.push((real.fields[name] as unknown as Float32Array)[0]!)
-    }
-  }
-  return batch
-}
+// What fits the caches of a CPU.
+const rowsPerMicroBatch = 1024
 
-const longest = (examples: ReadonlyArray<Example>): number =>
-  examples.reduce((most, { tokens }) => Math.max(most, tokens.length), 0)
-
-// Cuts a batch into micro-batches of almost as many examples or groups, those of similar length together.
-const cut = (batch: Batch, parts: number, shapes: Fields): ReadonlyArray<MicroBatch> => {
-  let counted = 0
-  const units = batch
-    .map((unit) => examplesOf(unit).map((example) => ({ example, number: counted++ })))
-    .toSorted((a, b) => longest(a.map(({ example }) => example)) - longest(b.map(({ example }) => example)))
-  const examples = units.flat().map(({ example }) => example)
-  const total = examples.reduce((sum, { weights }) => sum + weights.reduce((a, b) => a + b, 0), 0)
-  return Array.from({ length: parts }, (_, i) => {
-    const from = Math.floor((i * units.length) / parts)
-    const to = Math.floor(((i + 1) * units.length) / parts)
-    const own = units.slice(from, to).flat()
-    const numbers = own.map(({ number }) => number)
-    return microBatch(
-      own.map(({ example }) => example),
-      numbers,
-      total,
-      shapes,
-      examples
-    )
-  })
-}
-
-const tokensPerMicroBatch = 1024
-
-// How many micro-batches make a batch fit the caches of a CPU.
-const cacheSized = (batch: Batch): number => {
-  const examples = batch.flatMap(examplesOf)
-  return Math.ceil((examples.length * longest(examples)) / tokensPerMicroBatch)
-}
-
-const width = (batches: ReadonlyArray<MicroBatch>, of: (batch: MicroBatch) => number) => Math.max(...batches.map(of))
-
-// Feeds of a run: every micro-batch padded to the largest and stacked.
-const stack = (batches: ReadonlyArray<MicroBatch>, shapes: Fields): Record<string, Tensor.Tensor> => {
-  const count = batches.length
-  const [b, t, n] = [
-    width(batches, ({ tokens }) => tokens.length),
-    width(batches, ({ time }) => time),
-    width(batches, ({ rows }) => rows.length)
-  ]
-  const tokens = new BigInt64Array(count * b * t)
-  const ints = (of: (batch: MicroBatch) => ReadonlyArray<number>, size: number) => {
-    const data = new BigInt64Array(count * size)
-    for (const [i, batch] of batches.entries()) {
-      for (const [j, value] of of(batch).entries()) data[i * size + j] = BigInt(value)
-    }
-    return Tensor.int64(data, [count, size])
-  }
-  const floats = (of: (batch: MicroBatch) => ReadonlyArray<number>, size: number) => {
-    const data = new Float32Array(count * size)
-    for (const [i, batch] of batches.entries()) data.set(of(batch), i * size)
-    return Tensor.float32(data, [count, size])
-  }
-  for (const [i, batch] of batches.entries()) {
-    for (const [r, row] of batch.tokens.entries()) {
-      for (let c = 0; c < Math.min(row.length, batch.time); c++) tokens[(i * b + r) * t + c] = BigInt(row[c]!)
-    }
-  }
-  return {
-    tokens: Tensor.int64(tokens, [count, b, t]),
-    rows: ints(({ rows }) => rows, n),
-    targets: ints(({ targets }) => targets, n),
-    weights: floats(({ weights }) => weights, n),
-    sizes: ints((batch) => [batch.tokens.length, batch.time, batch.rows.length], 3),
-    ...Object.fromEntries(
-      Object.entries(shapes).map(([name, shape]) => [
-        `field:${name}`,
-        floats(({ fields }) => fields[name]!, shape[0] === "B" ? b : n)
-      ])
-    )
-  }
-}
-
-// Masks of every sequence's tokens, stacked alike; zeros where they are padded.
-const stackMasks = (
-  steps: ReadonlyArray<ReadonlyArray<MicroBatch>>,
-  first: number,
-  { bytesPerToken, fill }: Dropout.Dropout
-): Tensor.Tensor => {
-  const batches = steps.flat()
-  const [b, t] = [width(batches, ({ tokens }) => tokens.length), width(batches, ({ time }) => time)]
-  const masks = new Uint8Array(batches.length * b * t * bytesPerToken)
-  let row = 0
-  for (const [i, parts] of steps.entries()) {
-    for (const { numbers, time, tokens } of parts) {
-      for (const [r, { length }] of tokens.entries()) {
-        const from = (row + r) * t * bytesPerToken
-        const own = masks.subarray(from, from + Math.min(length, time) * bytesPerToken)
-        fill(own, { step: first + i, sequence: numbers[r]! })
-      }
-      row += b
-    }
-  }
-  return Tensor.make("uint8", masks, [batches.length, b, t, bytesPerToken])
-}
+// A row costs more where prompts are shared, whose keys are copied to every sequence.
+const sharingPays = 0.8
 
 // Of each step: the index of its first micro-batch, and their number. `[K, 2]`.
-const ranges = (steps: ReadonlyArray<ReadonlyArray<MicroBatch>>): Tensor.Tensor => {
+const ranges = (steps: ReadonlyArray<ReadonlyArray<TrainLayout.MicroBatch>>): Tensor.Tensor => {
   let first = 0
   const rows = steps.flatMap(({ length }) => {
     first += length
@@ -375,7 +210,9 @@ export const make: <F extends Fields, M extends string, O, Model extends Trainab
   const { dropout: rate = 0, dropoutSeed = 0 } = options
   if (!(rate >= 0 && rate < 1)) return yield* refuse(0, `dropout is ${rate}; give a rate from 0 to below 1`)
   const dropout = rate === 0 ? undefined : Dropout.make(decoder, rate, dropoutSeed)
-  const step = trainStep(model, loss, optimizer, { ...options, rmsNorm, dropout })
+  const stepOf = (layout: TrainLayout.Layout) =>
+    trainStep(model, loss, optimizer, { ...options, rmsNorm, dropout, layout })
+  const step = stepOf(TrainLayout.whole)
   if (!step.parameters.some(({ trainable }) => trainable)) {
     return yield* refuse(0, "nothing is trained: `trains` refuses every parameter of the model")
   }
@@ -387,10 +224,39 @@ export const make: <F extends Fields, M extends string, O, Model extends Trainab
     device.compile(Model.encode(graph), { name: step.name, keep: stateNames.map(TrainLoop.next) })
   const plain = yield* compile(yield* Effect.fromResult(onCpu ? TrainLoop.loop(step) : TrainLoop.single(step)))
   const scope = yield* Effect.scope
-  const accumulatingGraph = yield* Effect.fromResult(TrainLoop.accumulating(step))
-  const accumulating = yield* compile(accumulatingGraph).pipe(Effect.provideService(Scope.Scope, scope), Effect.cached)
-  // None is empty: whatever stood in for an example would count in a loss that sums over sequences.
-  const partsOf = (batch: Batch) => Math.min(batch.length, options.accumulate ?? (onCpu ? cacheSized(batch) : 1))
+  // The other graphs when they are needed. That every operator has a derivative, the first one has shown.
+  const later = (graph: () => ReturnType<typeof TrainLoop.loop>) =>
+    Effect.suspend(() => Effect.orDie(Effect.fromResult(graph()))).pipe(
+      Effect.flatMap(compile),
+      Effect.provideService(Scope.Scope, scope),
+      Effect.cached
+    )
+  const forked = () => stepOf(TrainLayout.forked)
+  const sessions = {
+    whole: {
+      one: Effect.succeed(plain),
+      several: yield* later(() => TrainLoop.accumulating(step))
+    },
+    forked: {
+      one: yield* later(() => (onCpu ? TrainLoop.loop(forked()) : TrainLoop.single(forked()))),
+      several: yield* later(() => TrainLoop.accumulating(forked()))
+    }
+  }
+  const cut = (layout: TrainLayout.Layout, batches: ReadonlyArray<Batch>) => {
+    const parts = options.accumulate ?? (onCpu ? undefined : 1)
+    return batches.map((batch) => TrainLayout.cut(layout, batch, { parts, rows: rowsPerMicroBatch }, loss.fields))
+  }
+  // Prompts are shared where that is cheaper. Masks of dropout are drawn for tokens of whole sequences.
+  const layOut = (batches: ReadonlyArray<Batch>) => {
+    const whole = cut(TrainLayout.whole, batches)
+    const hasGroups = batches.some((batch) => batch.some((unit) => examplesOf(unit).length > 1))
+    if (!hasGroups || dropout !== undefined) return { layout: TrainLayout.whole, steps: whole }
+    const forked = cut(TrainLayout.forked, batches)
+    const rows = (steps: typeof whole) => steps.flat().reduce((sum, part) => sum + part.padded, 0)
+    return rows(forked) < sharingPays * rows(whole)
+      ? { layout: TrainLayout.forked, steps: forked }
+      : { layout: TrainLayout.whole, steps: whole }
+  }
   const trained = new Set(step.parameters.flatMap(({ name, trainable }) => (trainable ? [name] : [])))
   const stepsPerRun = onCpu ? (options.stepsPerRun ?? 8) : 1
   const fingerprint = createHash("sha256")
@@ -437,14 +303,14 @@ export const make: <F extends Fields, M extends string, O, Model extends Trainab
       new LearnerError({ reason: "runtime", step: first, message: cause.message, cause })
     const weights = yield* model.parameters
     const held = yield* Ref.get(moments)
-    const steps = batches.map((batch) => cut(batch as Batch, partsOf(batch as Batch), loss.fields))
+    const { layout, steps } = layOut(batches as ReadonlyArray<Batch>)
     const whole = steps.every((parts) => parts.length === 1)
-    const session = whole ? plain : yield* Effect.mapError(accumulating, fail)
+    const session = yield* Effect.mapError(sessions[layout.name][whole ? "one" : "several"], fail)
     const rates = batches.flatMap((_, i) => [...Optimizer.coefficients(optimizer, first + i)])
     const coefficients = Tensor.float32(rates, [batches.length, 3])
     const stacked = {
-      ...stack(steps.flat(), loss.fields),
-      ...(dropout === undefined ? {} : { dropout: stackMasks(steps, first, dropout) })
+      ...TrainLayout.feeds(layout, steps.flat(), loss.fields),
+      ...(dropout === undefined ? {} : { dropout: TrainLayout.masks(steps, first, dropout) })
     }
     const single = !onCpu && whole
     const feeds: Record<string, Device.Feed> = {
