@@ -18,13 +18,30 @@ import * as Tiny from "./tiny.ts"
 
 const script = fileURLToPath(new URL("./resume-child.ts", import.meta.url))
 
-/** Runs the child to its end, or kills it with SIGKILL after `millis`. Says whether it ended by itself. */
-const live = (directory: string, millis?: number): Promise<boolean> =>
+/** How many steps the log has: the step that the run came to, as a run that goes on writes over what it takes again. */
+const logged = (directory: string): number => {
+  const path = join(directory, "run.jsonl")
+  return existsSync(path) ? (readFileSync(path, "utf8").match(/"type":"step"/g) ?? []).length : 0
+}
+
+/** When to kill: once the log has so many steps, or else at the start, and some time later. */
+interface Kill {
+  readonly steps?: number
+  readonly millis: number
+}
+
+/** Runs the child to its end, or kills it with SIGKILL. Says whether it ended by itself. */
+const live = (directory: string, kill?: Kill): Promise<boolean> =>
   new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [script, directory], { stdio: ["ignore", "ignore", "pipe"] })
     const errors: Array<string> = []
     child.stderr.on("data", (data) => errors.push(String(data)))
-    const timer = millis === undefined ? undefined : setTimeout(() => child.kill("SIGKILL"), millis)
+    let timer: NodeJS.Timeout | undefined
+    const watch = ({ millis, steps = 0 }: Kill) => {
+      const due = steps === 0 || logged(directory) >= steps
+      timer = due ? setTimeout(() => child.kill("SIGKILL"), millis) : setTimeout(watch, 2, { millis, steps })
+    }
+    if (kill !== undefined) watch(kill)
     child.on("error", reject)
     child.on("exit", (code, signal) => {
       clearTimeout(timer)
@@ -67,9 +84,16 @@ describe("a run that is killed", () => {
           const directory = join(root, `chain-${chain}`)
           let ended = false
           while (!ended) {
-            // Between the first write and the end of an uninterrupted run; past the last kill it may finish.
-            const millis = uniformInt(generator, Math.floor(duration * 0.3), Math.ceil(duration * 1.05))
-            ended = yield* Effect.promise(() => live(directory, killed < kills ? millis : undefined))
+            // Past the last kill it may finish. A kill waits for a step that this life has to take, so that it comes as far
+            // on a slow machine as on a fast one; some come before the first, while files are read or restored. A log with
+            // a fourth step has a checkpoint of the third.
+            const before = logged(directory)
+            const steps = uniformInt(generator, killed === 0 ? 4 : before - 8, 59)
+            const kill: Kill =
+              steps > before
+                ? { steps, millis: uniformInt(generator, 0, 25) }
+                : { millis: uniformInt(generator, 0, Math.floor(duration)) }
+            ended = yield* Effect.promise(() => live(directory, killed < kills ? kill : undefined))
             if (ended) continue
             killed++
             if ((yield* Checkpoint.steps(join(directory, "checkpoints"))).length > 0) resumable++
