@@ -1,6 +1,8 @@
-import { describe, it } from "@effect/vitest"
+import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import type { Decoder } from "../../src/nn/Decoder.ts"
 import * as Heads from "../../src/nn/Heads.ts"
+import * as Graph from "../../src/onnx/Graph.ts"
 import * as Tensor from "../../src/Tensor.ts"
 import * as Run from "../onnx/run.ts"
 import * as Differences from "./differences.ts"
@@ -83,6 +85,39 @@ describe("entropy", () => {
   )
 })
 
+describe("language", () => {
+  const temperature = 0.7
+  const outputs: Readonly<Record<string, (says: Heads.LanguageOutputs) => Graph.Value>> = {
+    logprobs: (says) => says.logprobs(temperature),
+    entropy: (says) => says.entropy(temperature)
+  }
+  const fragmentOf = (of: (says: Heads.LanguageOutputs) => Graph.Value): Differences.Fragment => ({
+    trains: { hidden: ["N", depth], head: [vocab, depth] },
+    given: { targets: ["int64", ["N"]] },
+    build: (g, x) => {
+      const states = { g, hidden: x("hidden"), targets: () => x("targets"), weights: () => x("head") }
+      return of(Heads.language(states, { headWeight: "head" } as Decoder))
+    }
+  })
+  for (const [name, of] of Object.entries(outputs)) {
+    it.effect(`says at a temperature what divided logits say, with the gradients of differences: ${name}`, () =>
+      Effect.gen(function* () {
+        const given = feeds(3, 9)
+        const targets = [4, 0, 2]
+        const divided = { ...given, hidden: { ...given.hidden, data: given.hidden.data.map((x) => x / temperature) } }
+        const expected = logprobs(divided).map((row, n) =>
+          name === "logprobs" ? row[targets[n]!]! : -row.reduce((sum, x) => sum + Math.exp(x) * x, 0)
+        )
+        const fed = { ...given, targets: Tensor.int64(targets) }
+        const graph = Graph.prune(Differences.forward(fragmentOf(of)))
+        const { y } = yield* Run.once(graph, fed)
+        Run.close(Run.numbers(y), expected, name, { absolute: 1e-6, relative: 1e-6 })
+        yield* Differences.check(fragmentOf(of), [fed])
+      })
+    )
+  }
+})
+
 describe("scalar", () => {
   const fragment: Differences.Fragment = {
     trains: { hidden: ["N", 2], weight: [1, 2], bias: [1] },
@@ -101,4 +136,23 @@ describe("scalar", () => {
       yield* Differences.check(fragment, [given])
     })
   )
+})
+
+describe("initialScalar", () => {
+  it("is normal with standard deviation 1 / √(D + 1), has no bias, and depends on the seed alone", () => {
+    const width = 4095
+    const of = (seed: number) => Heads.initialScalar(width, seed)
+    const weight = of(1).get("score.weight")!
+    assert.deepStrictEqual(weight.shape, [1, width])
+    const scaled = Array.from(weight.data, (x) => x * Math.sqrt(width + 1))
+    const moment = (k: number) => scaled.reduce((sum, x) => sum + x ** k, 0) / width
+    // Standard errors of the first four moments over 4095 draws: 1/64, √2/64, √15/64 and √96/64; four of each.
+    assert.closeTo(moment(1), 0, 4 / 64)
+    assert.closeTo(moment(2), 1, (4 * Math.SQRT2) / 64)
+    assert.closeTo(moment(3), 0, (4 * Math.sqrt(15)) / 64)
+    assert.closeTo(moment(4), 3, (4 * Math.sqrt(96)) / 64)
+    assert.deepStrictEqual([...of(1).get("score.bias")!.data], [0])
+    assert.deepStrictEqual(of(1), of(1))
+    assert.notDeepEqual(of(2), of(1))
+  })
 })
