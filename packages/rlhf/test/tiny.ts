@@ -5,7 +5,7 @@ import { type Loss, NextToken, Policy, Progress, Prompt, RewardModel, Sft, Tenso
 import { type Pretrained, ScalarHead } from "@attune/core/hub"
 import { type Decoder, Gpt2 } from "@attune/core/nn"
 import { Device, OrtLearner, OrtPolicy, OrtScalarModel } from "@attune/core/ort"
-import { Effect, Layer, Result, Schema, type Scope } from "effect"
+import { Effect, Layer, Logger, Result, Schema, type Scope } from "effect"
 import * as Ppo from "../src/Ppo.ts"
 import * as PpoConfig from "../src/PpoConfig.ts"
 import * as PpoLearners from "../src/PpoLearners.ts"
@@ -119,8 +119,9 @@ export const train: (
     }).pipe(Effect.provideService(Policy.Reference, frozen), Effect.provideService(RewardModel.RewardModel, scored))
   })
 
-/** What the effects above need: a device in this thread, and no progress on the terminal. */
-export const layer = Layer.merge(
+/** What the effects above need: a device in this thread, and silence on the terminal. */
+export const layer = Layer.mergeAll(
   Device.layerInProcess({ provider: "cpu", threads: 1 }),
-  Progress.layer({ mode: "quiet" })
+  Progress.layer({ mode: "quiet" }),
+  Logger.layer([])
 )
