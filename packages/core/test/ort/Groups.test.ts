@@ -133,6 +133,24 @@ describe("groups", () => {
     }).pipe(Effect.provide(device))
   )
 
+  it.effect("whose sequences begin alike take the step of the same sequences one by one", () =>
+    Effect.gen(function* () {
+      const random = Run.seeded(11)
+      const batch = groupsOf([4, 2, 3], 9, 12).map((group) => {
+        const prompt = Array.from({ length: 40 }, () => random.below(Tiny.vocabSize))
+        return group.map((answer) => ({
+          ...answer,
+          tokens: Int32Array.of(...prompt, ...answer.tokens),
+          weights: Float32Array.of(...prompt.map(() => 0), ...answer.weights)
+        }))
+      })
+      const alone = yield* step(batch.flat(), 1)
+      assert.strictEqual(alone.record["pairs"], 6 + 1 + 3)
+      sameStep(yield* step(batch, 1), alone)
+      sameStep(yield* step(batch, 3), alone)
+    }).pipe(Effect.provide(device))
+  )
+
   it.effect("may stand beside single examples", () =>
     Effect.gen(function* () {
       const [one, two, three] = groupsOf([3, 1, 4]) as [Array<Answer>, Array<Answer>, Array<Answer>]
