@@ -59,9 +59,20 @@ const heads = Effect.fnUntraced(function* (
   }
 })
 
+// A model whose parameters include these, and what to do about one that lacks some.
+const requireHeads = ({ decoder, name }: Pretrained, heads: ReadonlyArray<string>, remedy: string) => {
+  const own = new Set(decoder.parameters.map((parameter) => parameter.name))
+  const missing = heads.find((head) => !own.has(head))
+  return missing === undefined
+    ? Effect.void
+    : new ModelError({ model: name, operation: "load", message: `${name} has no ${missing}; ${remedy}` })
+}
+
+const scalarHead = Object.values(Heads.scalarNames)
+
 /**
  * Uploads the weights of a model with a scalar head (see `ScalarHead`). Weights and compiled graphs are freed when the scope
- * closes.
+ * closes. Fails with `ModelError` where there is no such head.
  *
  * @category constructors
  * @since 0.1.0
@@ -72,6 +83,7 @@ export const make: (
   "OrtScalarModel.make"
 )(function* (base) {
   const { decoder, name, tokenizer } = base
+  yield* requireHeads(base, scalarHead, "give a language model a scalar head with ScalarHead.initial")
   const model = yield* ResidentModel.make(base)
   return {
     ...model,
@@ -106,6 +118,8 @@ export const makeActorCritic: (
 ) => Effect.Effect<OrtActorCritic, ModelError | Device.OrtError, Device.Device | Scope.Scope> = Effect.fn(
   "OrtScalarModel.makeActorCritic"
 )(function* (base, options) {
+  const needed = [base.decoder.headWeight, ...scalarHead]
+  yield* requireHeads(base, needed, "give a language model a scalar head with ScalarHead.initial and keepLanguage")
   const model = yield* ResidentModel.make(base)
   const policy = yield* OrtPolicy.of(model, options)
   const { values } = yield* heads(model)

@@ -252,6 +252,19 @@ describe("a model", () => {
     }).pipe(Effect.scoped, Effect.provide(device))
   )
 
+  it.effect("needs a scalar head, and an actor and critic both heads", () =>
+    Effect.gen(function* () {
+      const plain = yield* Effect.flip(OrtScalarModel.make(untied))
+      assert.include(plain, { _tag: "ModelError", operation: "load" })
+      assert.match(plain.message, /one layer has no score\.weight; give a language model a scalar head with ScalarHead/)
+      const critic = yield* Effect.flip(OrtScalarModel.makeActorCritic(withHead(untied)))
+      assert.match(critic.message, /one layer has no lm_head\.weight; .* keepLanguage/)
+      const actor = yield* Effect.flip(OrtScalarModel.makeActorCritic(untied))
+      assert.match(actor.message, /one layer has no score\.weight; .* keepLanguage/)
+      assert.strictEqual((yield* (yield* Device.Device).stats).tensors, 0)
+    }).pipe(Effect.scoped, Effect.provide(device))
+  )
+
   it.effect("frees its weights and graphs when its scope closes", () =>
     Effect.gen(function* () {
       const service = yield* Device.Device
