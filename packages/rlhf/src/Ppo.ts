@@ -288,9 +288,13 @@ export const train: (
   const minibatches = (episodes: ReadonlyArray<Episode>, iteration: number): ReadonlyArray<Minibatch> => {
     const firstStep = iteration * stepsPerIteration
     return Array.from({ length: innerEpochs }, (_, epoch) => {
-      const order = Epochs.order(episodes.length, seed + 2, iteration * innerEpochs + epoch)
+      // The answers to a prompt stay together, so that it is computed once.
+      const prompts = Math.ceil(episodes.length / samplesPerPrompt)
+      const order = Array.from(Epochs.order(prompts, seed + 2, iteration * innerEpochs + epoch)).flatMap((at) =>
+        episodes.slice(at * samplesPerPrompt, (at + 1) * samplesPerPrompt)
+      )
       return Array.from({ length: stepsPerIteration / innerEpochs }, (_, i) =>
-        Array.from(order.subarray(i * minibatchSize, (i + 1) * minibatchSize), (at) => episodes[at]!)
+        order.slice(i * minibatchSize, (i + 1) * minibatchSize)
       )
     })
       .flat()

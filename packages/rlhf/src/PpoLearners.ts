@@ -84,14 +84,33 @@ const sampledTokens = (episodes: ReadonlyArray<Episode>): number =>
 
 const filled = (length: number, value: number) => new Float32Array(length).fill(value)
 
-const targets = (weights: Float32Array): number => weights.reduce((count, weight) => count + (weight > 0 ? 1 : 0), 0)
+const samePrompt = (a: Episode, b: Episode): boolean => {
+  const length = a.tokens.length - a.logprobs.length
+  if (b.tokens.length - b.logprobs.length !== length) return false
+  for (let t = 0; t < length; t++) if (a.tokens[t] !== b.tokens[t]) return false
+  return true
+}
+
+// Answers to one prompt that are next to each other as a group, whose prompt the learner computes once.
+const together = <F extends Loss.Fields>(
+  episodes: ReadonlyArray<Episode>,
+  examples: ReadonlyArray<Loss.Example<F>>
+): Loss.Batch<F> => {
+  const groups: Array<Array<Loss.Example<F>>> = []
+  for (const [i, example] of examples.entries()) {
+    const [before, episode] = [episodes[i - 1], episodes[i]]
+    if (before !== undefined && episode !== undefined && samePrompt(before, episode)) groups.at(-1)!.push(example)
+    else groups.push([example])
+  }
+  return groups.map((group) => (group.length === 1 ? group[0]! : group))
+}
 
 // Each kind of tokens has weights of its own, so those of the learner only mark the targets.
-const policyBatch = ({ episodes, pretraining }: Minibatch): Loss.Batch<PpoLoss.PolicyFields> => {
+const policyExamples = ({ episodes, pretraining }: Minibatch): ReadonlyArray<Loss.Example<PpoLoss.PolicyFields>> => {
   const share = 1 / sampledTokens(episodes)
   // Where a micro-batch has no target, the learner puts in one that must count nothing: here, that of an answer would count.
-  const texts = pretraining.filter(({ weights }) => targets(weights) > 0)
-  const ptxShare = 1 / texts.reduce((sum, { weights }) => sum + targets(weights), 0)
+  const texts = pretraining.filter(({ weights }) => weights.some((weight) => weight > 0))
+  const ptxTotal = texts.reduce((sum, { weights }) => sum + weights.reduce((a, b) => a + b, 0), 0)
   return [
     ...episodes.map((episode) =>
       example<PpoLoss.PolicyFields>(episode, {
@@ -102,34 +121,35 @@ const policyBatch = ({ episodes, pretraining }: Minibatch): Loss.Batch<PpoLoss.P
       })
     ),
     ...texts.map(({ tokens, weights }) => {
-      const n = targets(weights)
-      const none = filled(n, 0)
-      return {
-        tokens,
-        weights,
-        fields: { sampled: none, pretraining: filled(n, ptxShare), logprobs: none, advantages: none }
-      }
+      const own = weights.filter((weight) => weight > 0).map((weight) => weight / ptxTotal)
+      const none = filled(own.length, 0)
+      return { tokens, weights, fields: { sampled: none, pretraining: own, logprobs: none, advantages: none } }
     })
   ]
 }
 
+const policyBatch = (minibatch: Minibatch): Loss.Batch<PpoLoss.PolicyFields> =>
+  together(minibatch.episodes, policyExamples(minibatch))
+
 const valueBatch = ({ episodes }: Minibatch): Loss.Batch<PpoLoss.ValueFields> => {
   const share = 1 / sampledTokens(episodes)
-  return episodes.map((episode) =>
+  const examples = episodes.map((episode) =>
     example<PpoLoss.ValueFields>(episode, {
       sampled: filled(episode.logprobs.length, share),
       values: episode.values,
       returns: episode.returns
     })
   )
+  return together(episodes, examples)
 }
 
 const sharedBatch = (minibatch: Minibatch): Loss.Batch<PpoLoss.SharedFields> => {
   const { episodes } = minibatch
-  return (policyBatch(minibatch) as ReadonlyArray<Loss.Example<PpoLoss.PolicyFields>>).map((of, i) => {
+  const examples = policyExamples(minibatch).map((of, i): Loss.Example<PpoLoss.SharedFields> => {
     const { returns, values } = episodes[i] ?? { returns: of.fields.sampled, values: of.fields.sampled }
     return { ...of, fields: { ...of.fields, returns, values } }
   })
+  return together(episodes, examples)
 }
 
 /**
