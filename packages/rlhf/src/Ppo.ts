@@ -207,8 +207,8 @@ const complaint = (
  * Shows progress, logs every iteration with samples and warnings, and writes checkpoints where a directory is given, of which
  * `checkpointEvery` (default 10) and every other count are in iterations. It can be interrupted, and sampling and scoring may
  * fail, at any moment: the newest whole iteration is kept, and scores as soon as they are known. An update is finished
- * first; where it fails, what is kept is the last checkpoint. A resumed run continues bit for bit, given a reward that
- * scores the same answers the same.
+ * first; where it fails, what is kept is the last checkpoint. A resumed run continues bit for bit, whoever gives the
+ * scores: those that it had are not asked for again.
  *
  * Fails with `PpoError` before anything is sampled where models, prompts and settings do not fit, and with the errors of
  * sampler, reward model and learners as they are; scores are checked.

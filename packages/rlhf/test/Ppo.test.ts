@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Checkpoint, Kl, Prompt, RewardModel, RunLog, Sft, type Tensor, Tokenizer } from "@attune/core"
+import { Checkpoint, Kl, Learner, Prompt, RewardModel, RunLog, Sft, type Tensor, Tokenizer } from "@attune/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Option, Result } from "effect"
 import type * as Ppo from "../src/Ppo.ts"
@@ -186,11 +186,16 @@ const alone = Effect.fnUntraced(function* (directory: string, options: Scripted.
 })
 
 /** Resumes a run, and holds it against one that was left alone. */
-const resumes = Effect.fnUntraced(function* (root: string, directory: string, options: Scripted.TrainOptions = {}) {
+const resumes = Effect.fnUntraced(function* (
+  root: string,
+  directory: string,
+  options: Scripted.TrainOptions = {},
+  optionsAlone: Scripted.TrainOptions = {}
+) {
   const own = Scripted.learners()
   const settings = { directory, resume: true, samplesEvery: 2, ...options }
   const trained = yield* Scripted.train(own, Scripted.config(), settings)
-  const reference = yield* alone(join(root, "alone"))
+  const reference = yield* alone(join(root, "alone"), optionsAlone)
   assert.strictEqual(own.weight(), reference.weight)
   assert.deepStrictEqual(trained, reference.trained)
   assert.deepStrictEqual(yield* log(directory), reference.log)
@@ -329,17 +334,39 @@ describe("an interruption", () => {
 })
 
 describe("an update that fails", () => {
-  it.effect("leaves the checkpoint before it, from which the run goes on", () =>
+  // A reward that never says the same twice, as people do.
+  const moody = () => {
+    let asked = 0
+    const reward = RewardModel.fromFunction("moody", ({ completion }) => completion.tokens[0]! + ++asked / 8)
+    return { reward, asked: () => asked }
+  }
+
+  it.effect("leaves the checkpoint before it, from which the run goes on with the scores that it had", () =>
     inTemporary((root) =>
       Effect.gen(function* () {
         const directory = join(root, "run")
         const own = Scripted.learners({ updating: (i) => (i === 3 ? Effect.die("power") : Effect.void) })
+        const { asked, reward } = moody()
         const exit = yield* Effect.exit(
-          Scripted.train(own, Scripted.config(), { directory, samplesEvery: 2, checkpointEvery: 2 })
+          Scripted.train(own, Scripted.config(), { directory, samplesEvery: 2, checkpointEvery: 2, reward })
         )
         assert.isTrue(Exit.isFailure(exit))
         assert.strictEqual(yield* kept(directory), 2)
-        yield* resumes(root, directory, { checkpointEvery: 2 })
+        assert.strictEqual(asked(), 16)
+        yield* resumes(root, directory, { checkpointEvery: 2, reward }, { reward: moody().reward })
+        assert.strictEqual(asked(), 24)
+      })
+    )
+  )
+
+  it.effect("is not kept half, however it fails", () =>
+    inTemporary((directory) =>
+      Effect.gen(function* () {
+        const error = new Learner.LearnerError({ reason: "finite", step: 7, message: "loss NaN" })
+        const own = Scripted.learners({ updating: (i) => (i === 3 ? Effect.fail(error) : Effect.void) })
+        const failed = yield* Effect.flip(Scripted.train(own, Scripted.config(), { directory, checkpointEvery: 2 }))
+        assert.strictEqual(failed.message, "loss NaN")
+        assert.deepStrictEqual(yield* Checkpoint.steps(join(directory, "checkpoints")), [2])
       })
     )
   )

@@ -73,6 +73,7 @@ describe("the record of an iteration", () => {
     assert.strictEqual(metrics["rollout/length"], 4 / 3)
     assert.strictEqual(metrics["rollout/missing_eos"], 1 / 3)
     assert.strictEqual(metrics["rollout/empty"], 1 / 3)
+    assert.strictEqual(ofIteration({ answers: answers.slice(0, 2) })["rollout/empty"], 0)
   })
 
   it("has the scores that are trained on: with gain, and less the penalty for an answer that did not end", () => {
@@ -123,7 +124,7 @@ describe("the record of an iteration", () => {
       none.filter((name) => /^(value|loss)|ratio|difference|grad_norm/.test(name)),
       []
     )
-    assert.strictEqual(ofIteration({ steps: { policy: [], value: [] } })["policy/updates"], 0)
+    assert.strictEqual(ofIteration({ steps: { ...steps, policy: [] } })["policy/updates"], 0)
     const single = ofIteration({ answers: answers.slice(0, 1) })
     assert.notProperty(single, "objective/kl_stderr")
     assert.notProperty(single, "objective/scores_std")
