@@ -339,6 +339,14 @@ describe("train", () => {
       const learner = yield* opened(base, { optimizer })
       const model = { tokenizer: base.tokenizer, contextLength: base.decoder.contextLength }
       const { rankings: read } = yield* RankingSet.make(model, [...rankings, ...rankings])
+      const scored = yield* Effect.forEach(read, ({ completions, prompt, ranks }) =>
+        Effect.map(
+          learner.model.scores(completions.map(({ tokens }) => ({ prompt: prompt.tokens, completion: tokens }))),
+          (scores) => ({ scores, ranks })
+        )
+      )
+      const [all] = yield* RewardModelling.train(yield* opened(base, {}), read, { batchSize: 100 })
+      close(all!["loss"]!, PairwiseLoss.mean(scored), "loss of the whole set", 1e-5)
       const once = yield* RewardModelling.train(learner, read)
       assert.deepStrictEqual(
         once.map((report) => report["tokens"]),
