@@ -5,7 +5,7 @@
  * @since 0.1.0
  */
 
-import { existsSync } from "node:fs"
+import { existsSync, readdirSync } from "node:fs"
 import { access, constants } from "node:fs/promises"
 import { join } from "node:path"
 import { AtomicFile, Checkpoint, Progress } from "@attune/core"
@@ -100,7 +100,17 @@ export class ExampleError extends Schema.TaggedError<ExampleError>()("ExampleErr
 const holds = (directory: string, ...names: ReadonlyArray<string>) =>
   names.some((name) => existsSync(join(directory, name)))
 
-const holdsRun = (directory: string) => holds(directory, "run.jsonl", "summary.json")
+// An example of several stages keeps the run of each in a folder of its own.
+const stages = (directory: string): ReadonlyArray<string> =>
+  existsSync(directory)
+    ? readdirSync(directory, { withFileTypes: true }).flatMap((entry) =>
+        entry.isDirectory() ? [join(directory, entry.name)] : []
+      )
+    : []
+
+const holdsLog = (directory: string) => [directory, ...stages(directory)].some((folder) => holds(folder, "run.jsonl"))
+
+const holdsRun = (directory: string) => holdsLog(directory) || holds(directory, "summary.json")
 
 /**
  * `--out`, or else `out/NAME`, `out/NAME-2`, ...: the first that holds no run yet, or with `--resume` the last that does.
@@ -147,7 +157,7 @@ const prepare = Effect.fnUntraced(function* (directory: string, resume: boolean 
     catch: (cause) => new AtomicFile.FileWriteError({ path: directory, cause })
   })
   if (resume || !holdsRun(directory)) return
-  const goOn = holds(directory, "run.jsonl") && resume !== undefined ? "go on from it with --resume, or " : ""
+  const goOn = holdsLog(directory) && resume !== undefined ? "go on from it with --resume, or " : ""
   return yield* new ExampleError({
     message: `${directory} holds an earlier run: ${goOn}choose another directory with --out`
   })
@@ -158,11 +168,17 @@ const oneLine = (message: string) => message.replace(/\s*[\r\n]+\s*/g, "; ").rep
 
 const interrupted = Effect.fnUntraced(function* (directory: string, resume: boolean | undefined) {
   if (resume === undefined) return yield* Console.error("interrupted; nothing was written")
-  const steps = yield* Effect.orElseSucceed(Checkpoint.steps(join(directory, "checkpoints")), () => [])
+  const found = yield* Effect.forEach([directory, ...stages(directory)], (folder) =>
+    Effect.map(
+      Effect.orElseSucceed(Checkpoint.steps(join(folder, "checkpoints")), () => []),
+      (steps) => steps.slice(0, 1).map((step) => `${folder} has a checkpoint of step ${step}`)
+    )
+  )
+  const checkpoints = found.flat()
   yield* Console.error(
-    steps.length === 0
+    checkpoints.length === 0
       ? "interrupted before there was a checkpoint; start again with --resume to reuse the directory"
-      : `interrupted; ${directory} has a checkpoint of step ${steps[0]}: the same command with --resume goes on from it`
+      : `interrupted; ${checkpoints.join(", ")}: the same command with --resume goes on from there`
   )
 })
 

@@ -51,8 +51,16 @@ export const config = {
 // to copy as much as the completion does.
 const ticketWeight = 0.1
 
-const document = (tokenizer: Tokenizer.Tokenizer, prompt: string, completion: ReadonlyArray<number>): Sft.Example => {
-  const example = Sft.example(tokenizer.encode(prompt), completion, 1)
+/**
+ * A row of the mixture as it is pretrained on: the whole document counts, the ticket little.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const document = (tokenizer: Tokenizer.Tokenizer, { completion, prompt }: Corpus.Row): Sft.Example => {
+  const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId]
+  const answer = [...tokenizer.encode(completion, { addSpecialTokens: false }), ...end]
+  const example = Sft.example(tokenizer.encode(prompt), answer, 1)
   const ticket = prompt.startsWith("Ticket:") ? tokenizer.encode(prompt.slice(0, prompt.indexOf("\n"))).length : 0
   return { ...example, weights: example.weights.map((weight, t) => (t < ticket ? weight * ticketWeight : weight)) }
 }
@@ -100,11 +108,8 @@ export const command = Command.make(
         onNone: () => fresh(chosen.tokenizer, chosen.seed)
       })
       const { tokenizer } = base
-      const end = tokenizer.eosId === undefined ? [] : [tokenizer.eosId]
-      const examples = Array.from(
-        Corpus.rows({ seed: chosen.seed + 1, n: steps * chosen.batch }),
-        ({ completion, prompt }) =>
-          document(tokenizer, prompt, [...tokenizer.encode(completion, { addSpecialTokens: false }), ...end])
+      const examples = Array.from(Corpus.rows({ seed: chosen.seed + 1, n: steps * chosen.batch }), (row) =>
+        document(tokenizer, row)
       )
       const policy = yield* OrtPolicy.make(base)
       const rate = LearningRate.warmUp(

@@ -8,12 +8,13 @@ import { Effect } from "effect"
 import { Command } from "effect/cli"
 import * as Evaluation from "./Evaluation.ts"
 import * as Pretrain from "./Pretrain.ts"
+import * as Rlhf from "./Rlhf.ts"
 import * as SupervisedFineTuning from "./SupervisedFineTuning.ts"
 import { versions } from "./Versions.ts"
 
 Command.make("example").pipe(
   Command.withDescription("Complete alignment pipelines on the help desk, or on your own model and data"),
-  Command.withSubcommands([SupervisedFineTuning.command, Pretrain.command, Evaluation.command]),
+  Command.withSubcommands([SupervisedFineTuning.command, Rlhf.command, Pretrain.command, Evaluation.command]),
   Command.run({ version: versions["attune"]! }),
   Effect.provide(NodeServices.layer),
   NodeRuntime.runMain

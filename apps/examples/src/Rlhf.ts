@@ -1,0 +1,270 @@
+/**
+ * Reinforcement learning from human feedback as InstructGPT has it: supervised fine-tuning, a reward model from rankings, PPO
+ * and PPO-ptx against it, and the paper's evaluation in small.
+ *
+ * @since 0.1.0
+ */
+import { join } from "node:path"
+import { Epochs, Policy, type Prompt, RewardModel, Sft } from "@attune/core"
+import { Pretrained, ScalarHead } from "@attune/core/hub"
+import { LearningRate, Optimizer } from "@attune/core/onnx"
+import { OrtLearner, OrtPolicy, OrtScalarModel } from "@attune/core/ort"
+import { RankingAccuracy, type Report, type Score } from "@attune/eval"
+import { ReportFile } from "@attune/eval/report"
+import { Ppo, PpoConfig, PpoLearners, RankingSet, RewardModelling } from "@attune/rlhf"
+import { Clock, Console, Effect, Option } from "effect"
+import { Command, Flag } from "effect/cli"
+import * as CommonFlags from "./CommonFlags.ts"
+import * as Comparison from "./Comparison.ts"
+import * as DeskScores from "./DeskScores.ts"
+import * as Provenance from "./Provenance.ts"
+import * as RlhfMaterial from "./RlhfMaterial.ts"
+import * as RlhfScores from "./RlhfScores.ts"
+import * as SummaryFile from "./SummaryFile.ts"
+import { versions } from "./Versions.ts"
+
+const flags = {
+  ...CommonFlags.flags,
+  model: DeskScores.modelFlag,
+  ...RlhfMaterial.flags,
+  until: Flag.Literals("until", ["sft", "reward-model", "ppo"]).pipe(
+    Flag.withDescription("The last stage to run. Default ppo"),
+    Flag.withDefault("ppo")
+  ),
+  iterations: CommonFlags.count("iterations").pipe(
+    Flag.withDescription("Iterations of PPO, and of PPO-ptx. Default 25"),
+    Flag.withDefault(25)
+  ),
+  rows: CommonFlags.count("rows").pipe(
+    Flag.withDescription("Most rankings to learn from. Default 250 on the help desk, all of a file"),
+    Flag.optional
+  ),
+  maxNewTokens: CommonFlags.count("max-new-tokens").pipe(
+    Flag.withDescription("Longest answer. Default 40"),
+    Flag.withDefault(40)
+  ),
+  learningRate: CommonFlags.learningRate("Peak learning rate of the policy in PPO", 1e-4)
+}
+
+// Of a model of a million parameters; larger ones want lower rates.
+const supervised = { epochs: 2, batchSize: 16, learningRate: 3e-4, pretrainingShare: 0.1 }
+const ranking = { epochs: 1, batchSize: 16, learningRate: 5e-4, heldOut: 0.2 }
+
+const deskSizes: RlhfMaterial.Sizes = { demonstrations: 64, rankings: 250, completions: 6, prompts: 800, test: 300 }
+const quickSizes: RlhfMaterial.Sizes = { demonstrations: 16, rankings: 12, completions: 4, prompts: 16, test: 12 }
+
+const bestOf = 4
+
+// Answers that are shown beside each other.
+const shown = 6
+
+const settings = (
+  {
+    iterations,
+    learningRate,
+    maxNewTokens,
+    quick,
+    seed
+  }: {
+    readonly iterations: number
+    readonly learningRate: number
+    readonly maxNewTokens: number
+    readonly quick: boolean
+    readonly seed: number
+  },
+  ptx: PpoConfig.Ptx | null
+) => {
+  const batchSize = quick ? 8 : 64
+  return PpoConfig.make("instructgpt", {
+    episodes: batchSize * (quick ? 2 : iterations),
+    batchSize,
+    minibatchSize: quick ? 8 : 32,
+    innerEpochs: 2,
+    samplesPerPrompt: 4,
+    maxNewTokens,
+    kl: { _tag: "Fixed", klCoef: 0.05 },
+    score: { missingEos: { _tag: "Penalty", penalty: 1 } },
+    ptx,
+    policyLearningRate: learningRate,
+    valueLearningRate: 3 * learningRate,
+    warmUpIterations: quick ? 0 : Math.min(2, iterations - 1),
+    maxGradNorm: 1,
+    ema: null,
+    seed
+  })
+}
+
+/**
+ * `pnpm example rlhf`.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const command = Command.make(
+  "rlhf",
+  flags,
+  Effect.fn("Rlhf")(function* (chosen) {
+    const started = yield* Clock.currentTimeMillis
+    const out = CommonFlags.directory("rlhf", chosen)
+    const { maxNewTokens, resume, seed } = chosen
+    const kept = (stage: string) => ({ directory: join(out, stage), resume })
+    const saved = (stage: string) => join(out, stage, "model")
+
+    const program = Effect.gen(function* () {
+      const base = yield* Pretrained.load(yield* Pretrained.resolve(chosen.model))
+      const { tokenizer } = base
+      const isDesk = Option.isNone(chosen.rankings)
+      if (isDesk && [chosen.demonstrations, chosen.prompts, chosen.pretraining].some(Option.isSome)) {
+        const message =
+          "demonstrations, prompts and pretraining text need --rankings too: without them all is of the help desk"
+        return yield* new CommonFlags.ExampleError({ message })
+      }
+      const sizes = chosen.quick ? quickSizes : deskSizes
+      const everything = { ...sizes, rankings: Infinity, demonstrations: Infinity, prompts: Infinity }
+      const most = { ...(isDesk || chosen.quick ? sizes : everything) }
+      const limits = {
+        ...most,
+        rankings: Math.min(
+          most.rankings,
+          Option.getOrElse(chosen.rows, () => most.rankings)
+        )
+      }
+      const material: RlhfMaterial.Material = isDesk
+        ? RlhfMaterial.ofDesk(base, limits, maxNewTokens, seed)
+        : yield* RlhfMaterial.ofFiles(base, chosen, limits)
+
+      // 1. Supervised fine-tuning, with a little pretraining text mixed in: where PPO starts, and what it is held to.
+      const fineTune = Effect.fn("Rlhf.fineTune")(function* () {
+        if (material.demonstrations.length === 0) return base
+        const policy = yield* OrtPolicy.make(base)
+        const own = yield* Effect.fromResult(Sft.examples(tokenizer, material.demonstrations))
+        const examples =
+          material.pretraining.length === 0
+            ? own
+            : yield* Effect.fromResult(
+                Sft.mix(own, material.pretraining, { fraction: supervised.pretrainingShare, seed })
+              )
+        const { learningRate } = supervised
+        const rate = LearningRate.cosine(learningRate, Epochs.steps(examples.length, supervised), learningRate / 10)
+        const optimizer = Optimizer.adamW({ learningRate: rate, maxGradNorm: 1 })
+        const learner = yield* OrtLearner.make({ model: policy, loss: Sft.loss, optimizer })
+        yield* Sft.train(learner, examples, { ...supervised, seed, ...kept("sft") })
+        const tuned = yield* policy.snapshot
+        yield* Pretrained.save(tuned, saved("sft"))
+        return tuned
+      })
+      const sft = yield* Effect.scoped(fineTune())
+      const reference = yield* OrtPolicy.make(sft)
+      if (chosen.until === "sft") return yield* Console.log(`model: ${saved("sft")}`)
+
+      // 2. A reward model from rankings, whose scores of demonstrations are 0 on average.
+      const rankings = yield* material.rankings(reference)
+      const { heldOut, train } = yield* Effect.fromResult(RankingSet.split(rankings, { share: ranking.heldOut, seed }))
+      const read = (of: typeof rankings) => RankingSet.make(reference, of, { copies: "remove", tooLong: "skip" })
+      const learned = yield* read(train)
+      const unseen = yield* read(heldOut)
+      const scorer = yield* OrtScalarModel.make(ScalarHead.initial(sft, { seed }))
+      const rate = LearningRate.cosine(
+        ranking.learningRate,
+        Epochs.steps(learned.rankings.length, ranking),
+        ranking.learningRate / 10
+      )
+      const rewardLearner = yield* OrtLearner.make({
+        model: scorer,
+        loss: RewardModelling.loss(),
+        optimizer: Optimizer.adamW({ learningRate: rate, maxGradNorm: 1 })
+      })
+      yield* RewardModelling.train(rewardLearner, learned.rankings, { ...ranking, seed, ...kept("reward-model") })
+      if (material.demonstrations.length > 0) yield* RewardModelling.centre(scorer, material.demonstrations)
+      yield* Pretrained.save(scorer, saved("reward-model"))
+      const accuracy = yield* RlhfScores.heldOutAccuracy(scorer, unseen.rankings)
+      const rewardScores = RankingAccuracy.scores(accuracy, { system: "reward model" })
+      for (const line of Comparison.table(rewardScores)) yield* Console.log(line)
+
+      const finish = Effect.fn("Rlhf.finish")(function* (
+        scores: ReadonlyArray<Score.Score>,
+        sections: ReadonlyArray<Report.Section>
+      ) {
+        const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
+        const summary = yield* SummaryFile.write(out, { example: "rlhf", scores, versions, seed, seconds })
+        const report = yield* ReportFile.write(out, {
+          title: "Reinforcement learning from human feedback",
+          provenance: Provenance.make({
+            seeds: { everything: seed },
+            models: [{ name: "base", source: chosen.model }],
+            datasets: material.datasets
+          }),
+          sections: [...sections, RlhfScores.rewardModel(accuracy, seed)]
+        })
+        yield* Console.log(
+          `models: ${join(out, "*/model")}   report: ${report.html}   summary: ${summary}   ${seconds.toFixed(0)} s`
+        )
+      })
+      if (chosen.until === "reward-model") return yield* finish(rewardScores, [])
+
+      // 3. PPO against the reward model, and where there is pretraining text, PPO-ptx.
+      const reward = OrtScalarModel.rewardModel(scorer)
+      const prompted = (contents: ReadonlyArray<Prompt.Content>) =>
+        Effect.forEach(contents, (content) => Effect.fromResult(tokenizer.prompt(content)))
+      const answered = yield* material.prompts === undefined
+        ? Effect.succeed(learned.rankings.map(({ prompt }) => prompt))
+        : prompted(material.prompts)
+      const fits = ({ tokens }: Prompt.Prompt) => tokens.length + maxNewTokens <= base.decoder.contextLength
+      const start = yield* scorer.snapshot
+      const optimise = Effect.fn("Rlhf.optimise")(function* (name: string, ptx: PpoConfig.Ptx | null) {
+        const config = yield* Effect.fromResult(settings(chosen, ptx))
+        const policy = yield* OrtPolicy.make(sft)
+        const values = yield* OrtScalarModel.make(start)
+        const learners = PpoLearners.separate(
+          yield* OrtLearner.make({ model: policy, ...PpoLearners.policyOptions(config) }),
+          yield* OrtLearner.make({ model: values, ...PpoLearners.valueOptions(config) })
+        )
+        yield* Ppo.train(learners, config, {
+          prompts: answered.filter(fits),
+          ...(ptx === null ? {} : { pretraining: material.pretraining }),
+          ...kept(name)
+        }).pipe(
+          Effect.provideService(Policy.Reference, reference),
+          Effect.provideService(RewardModel.RewardModel, reward)
+        )
+        yield* Pretrained.save(policy, saved(name))
+        return policy
+      })
+      const mix = { coef: 1, examplesPerEpisode: 1 }
+      const systems = [
+        { name: "PPO", policy: yield* optimise("ppo", null) },
+        ...(material.pretraining.length === 0 ? [] : [{ name: "PPO-ptx", policy: yield* optimise("ppo-ptx", mix) }])
+      ]
+
+      // 4. The paper's evaluation in small: preferred to the supervised model, by whom, and at what price.
+      const test = yield* material.test.prompts === undefined
+        ? Effect.succeed(unseen.rankings.map(({ prompt }) => prompt).filter(fits))
+        : prompted(material.test.prompts)
+      const measured = yield* RlhfScores.measure({
+        reference: { name: "SFT", policy: reference },
+        systems,
+        reward,
+        prompts: test,
+        gold: material.test.gold,
+        documents: material.test.documents,
+        bestOf,
+        maxNewTokens,
+        seed,
+        shown
+      })
+      for (const line of Comparison.table(measured.scores)) yield* Console.log(line)
+      yield* finish(
+        [...measured.scores, ...rewardScores],
+        [
+          ...measured.sections,
+          yield* RlhfScores.training(systems.map(({ name }) => ({ name, directory: join(out, name.toLowerCase()) })))
+        ]
+      )
+    })
+    yield* CommonFlags.run(program, chosen, out)
+  })
+).pipe(
+  Command.withDescription(
+    "Supervised fine-tuning, a reward model from rankings, then PPO and PPO-ptx, compared with each other and with best-of-n"
+  )
+)
