@@ -368,11 +368,17 @@ const identity = (
 
 const shownSamples = 4
 
-const samples = (answers: ReadonlyArray<Measured>) =>
-  answers.slice(0, shownSamples).map(({ completion, prompt, refLogprobs, score }) => ({
-    prompt: prompt.text,
-    completion: completion.text,
-    score,
-    kl: Kl.sequence(completion.logprobs, refLogprobs, "k1"),
-    finishReason: completion.finishReason
-  }))
+// Spread over the batch, since neighbours may be answers to one prompt.
+const samples = (answers: ReadonlyArray<Measured>) => {
+  const count = Math.min(shownSamples, answers.length)
+  return Array.from({ length: count }, (_, i) => {
+    const { completion, prompt, refLogprobs, score } = answers[Math.floor((i * answers.length) / count)]!
+    return {
+      prompt: prompt.text,
+      completion: completion.text,
+      score,
+      kl: Kl.sequence(completion.logprobs, refLogprobs, "k1"),
+      finishReason: completion.finishReason
+    }
+  })
+}

@@ -167,6 +167,19 @@ describe("an iteration", () => {
     )
   )
 
+  it.effect("shows samples of different prompts", () =>
+    inTemporary((directory) =>
+      Effect.gen(function* () {
+        const prompts = [1, 2, 3, 4].map((id) => Prompt.make(String(id), [id]))
+        const settings = Scripted.config({ episodes: 24, batchSize: 12, minibatchSize: 4, samplesPerPrompt: 3 })
+        yield* Scripted.train(Scripted.learners(), settings, { directory, prompts })
+        const [last] = yield* events(directory, "samples")
+        const shown = (last!.data as ReadonlyArray<{ readonly prompt: string }>).map(({ prompt }) => prompt)
+        assert.sameMembers(shown, ["1", "2", "3", "4"])
+      })
+    )
+  )
+
   it.effect("is not begun with a score that is none, whoever made the reward model", () =>
     Effect.gen(function* () {
       const score = () => Effect.succeed(Float32Array.of(1, Number.NaN, 0, 0))
