@@ -123,6 +123,7 @@ describe("an iteration", () => {
   it.effect("answers every prompt samplesPerPrompt times, in a shuffled order that goes through all of them", () =>
     Effect.gen(function* () {
       const sampled: Array<ReadonlyArray<string>> = []
+      const seeds = new Set<number>()
       const own = Scripted.learners()
       const spied: PpoLearners = {
         ...own,
@@ -130,6 +131,7 @@ describe("an iteration", () => {
           ...own.policy,
           sample: (prompts, options) => {
             sampled.push(prompts.map((prompt) => (prompt as Prompt.Prompt).text))
+            for (const seed of options.rowSeeds!) seeds.add(seed)
             return own.policy.sample(prompts, options)
           }
         }
@@ -142,6 +144,7 @@ describe("an iteration", () => {
         assert.sameMembers(asked.slice(pass, pass + 3), ["1", "2 3", "4"])
       }
       assert.notStrictEqual(String(asked.slice(0, 3)), String(asked.slice(3, 6)))
+      assert.strictEqual(seeds.size, 24, "two answers were drawn with the same seed")
     })
   )
 
