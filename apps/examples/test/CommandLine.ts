@@ -11,6 +11,7 @@ import { Command } from "effect/cli"
 import * as DeskScores from "../src/DeskScores.ts"
 import * as Evaluation from "../src/Evaluation.ts"
 import * as Pretrain from "../src/Pretrain.ts"
+import * as Rlhf from "../src/Rlhf.ts"
 import * as SupervisedFineTuning from "../src/SupervisedFineTuning.ts"
 
 const config = (contextLength: number) => ({
@@ -67,7 +68,7 @@ export const example = Effect.fnUntraced(function* (...args: ReadonlyArray<strin
     }
   const silent: Console.Console = { ...globalThis.console, log: to("out"), error: to("err"), warn: to("err") }
   const command = Command.make("example").pipe(
-    Command.withSubcommands([SupervisedFineTuning.command, Pretrain.command, Evaluation.command])
+    Command.withSubcommands([SupervisedFineTuning.command, Rlhf.command, Pretrain.command, Evaluation.command])
   )
   const exit = yield* Command.runWith(command, { version: "0" })(args).pipe(
     Effect.provide(NodeServices.layer),

@@ -467,12 +467,12 @@ describe("is refused before anything is compiled", () => {
 
 describe("refuses, naming step and example", () => {
   const good = Tiny.examples(1, 3)[0]!
-  const long = Int32Array.from({ length: Tiny.contextLength + 1 }, () => 1)
+  const long = Int32Array.from({ length: Tiny.contextLength + 2 }, () => 1)
   const given = (example: Partial<Plain>): Plain => ({ ...good, ...example })
   const cases: ReadonlyArray<readonly [string, ReadonlyArray<Plain>, RegExp]> = [
     ["a batch without targets", [Sft.example([1, 2], [])], /^step 4 has no target token/],
     ["an empty batch", [], /^step 4 has no target token/],
-    ["a sequence longer than the context", [good, Sft.example([], long)], /^step 4, example 1 has 17 tokens.*16/],
+    ["a sequence longer than the context", [good, Sft.example([], long)], /^step 4, example 1 has 18 tokens.*16/],
     ["a token outside the vocabulary", [good, Sft.example([1], [29])], /^step 4, example 1 has the token 29.*29/],
     ["a negative token", [good, Sft.example([1], [-1])], /^step 4, example 1 has the token -1/],
     ["weights of another length", [given({ weights: Float32Array.of(0, 1) }), good], /^step 4, example 0 .* 2 weights/],
