@@ -26,11 +26,16 @@ const printed = (command: string): Effect.Effect<ReadonlyArray<Printed>, BenchEr
 
 const missing = (what: string) => new BenchError({ message: `the peer's command printed no JSON line with ${what}` })
 
-/** Runs a shell command and returns the number that its last JSON line holds under `key`. */
-export const measure = Effect.fnUntraced(function* (command: string, key: string) {
-  const value = (yield* printed(command)).at(-1)?.[key]
-  return typeof value === "number" ? value : yield* missing(`a number "${key}"`)
+/** Runs a shell command and returns the numbers that its last JSON line holds under `keys`. */
+export const measureAll = Effect.fnUntraced(function* <K extends string>(command: string, keys: ReadonlyArray<K>) {
+  const last = (yield* printed(command)).at(-1)
+  const absent = keys.find((key) => typeof last?.[key] !== "number")
+  return absent === undefined ? (last as Readonly<Record<K, number>>) : yield* missing(`a number "${absent}"`)
 })
+
+/** Runs a shell command and returns the number that its last JSON line holds under `key`. */
+export const measure = (command: string, key: string) =>
+  Effect.map(measureAll(command, [key]), (numbers) => numbers[key]!)
 
 /** Runs a shell command that prints a JSON line for each case, and returns their numbers under `key` by those under `by`. */
 export const measureEach = Effect.fnUntraced(function* (command: string, by: string, key: string) {

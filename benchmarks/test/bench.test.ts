@@ -80,6 +80,26 @@ describe("a benchmark prints a line of JSON for each case", () => {
     })
   )
 
+  it.effect("ppo-iteration, without and with a value model, beside a peer that says how much it sampled", () =>
+    Effect.gen(function* () {
+      const peer = `echo "{'loss': 1.5}"; echo '{"seconds_per_iteration": 100, "mean_length": 7}'`
+      const model = join(root, "apps/examples/models/desk-base")
+      const few = ["--model", model, "--completions", "8", "--tokens", "4", "--iterations", "2", "--rounds", "2"]
+      const { code, err, out } = yield* bench("ppo-iteration", "--json", ...few, "--peer", peer)
+      assert.strictEqual(code, 0, err)
+      const [own, other, ratio, length, difference, ...rest] = lines(out)
+      // The first iteration of each round is not measured.
+      assert.deepStrictEqual([own.case, own.unit, own.n], ["policy only", "s/iteration", 4])
+      assert.deepStrictEqual([other.value, other.n], [100, 2])
+      assert.closeTo(ratio.value / (100 / own.value), 1, 1e-4)
+      assert.isTrue(length.min > 0 && length.max <= 4)
+      assert.strictEqual(difference.case, "policy only, max |Δlogprob|")
+      assert.isTrue(difference.max < 1e-4)
+      assert.strictEqual(rest[0].case, "with a value model")
+      assert.deepStrictEqual([rest.at(-1).case, rest.at(-1).value], ["peer, tokens per completion", 7])
+    })
+  )
+
   it.effect("event-loop", () =>
     Effect.gen(function* () {
       const { out } = yield* bench("event-loop", "--json", ...tiny, "--seconds", "0.5")
@@ -158,6 +178,9 @@ describe("a peer's numbers", () => {
       const { message } = yield* Effect.flip(Peer.measureEach(`echo '{"batch": 1}'`, "batch", "tokens_per_s"))
       assert.include(message, `no JSON line with numbers "batch" and "tokens_per_s"`)
       yield* Effect.flip(Peer.measureEach("exit 3", "batch", "tokens_per_s"))
+      const both = ["seconds", "length"] as const
+      assert.include((yield* Effect.flip(Peer.measureAll(`echo '{"seconds": 1}'`, both))).message, `number "length"`)
+      assert.deepInclude(yield* Peer.measureAll(`echo '{"seconds": 1, "length": 2}'`, both), { seconds: 1, length: 2 })
     })
   )
 })
