@@ -6,7 +6,7 @@ import { Kl, Policy, Progress, Prompt, RewardModel } from "@attune/core"
 import { ScalarHead } from "@attune/core/hub"
 import { OrtLearner, OrtPolicy, OrtScalarModel } from "@attune/core/ort"
 import { Ppo, PpoConfig, PpoLearners } from "@attune/rlhf"
-import { Effect, Logger, Stream } from "effect"
+import { Effect, Layer, Logger, Stream } from "effect"
 import { type Bench, type Case, count } from "./Bench.ts"
 import * as RandomModel from "./RandomModel.ts"
 
@@ -58,8 +58,8 @@ const trained = Effect.fnUntraced(function* (
   yield* Ppo.train(learners, config, { prompts: prompts.map((id) => Prompt.make(String(id), [id])) }).pipe(
     Effect.provideService(Policy.Reference, reference),
     Effect.provideService(RewardModel.RewardModel, reward),
-    Effect.provide(Progress.layer({ mode: "quiet" })),
-    Effect.provide(Logger.layer([])) // that no answer ends by itself is how it is here
+    // Quiet, since that no answer ends by itself is how it is here.
+    Effect.provide(Layer.merge(Progress.layer({ mode: "quiet" }), Logger.layer([])))
   )
   const tokens = Array.from(table, (_, token) => token)
   const distances = yield* Effect.forEach(prompts, (prompt) =>

@@ -65,12 +65,14 @@ const regression = Loss.makeScalar({
     return { loss: value, metrics: { value } }
   }
 })
-// @ts-expect-error a policy has no values
-OrtLearner.make({ model: policy, loss: regression, optimizer })
-// @ts-expect-error a scalar model has no log-probs
-OrtLearner.make({ model: scalarModel, loss: weighted, optimizer })
-OrtLearner.make({ model: actorCritic, loss: regression, optimizer })
-OrtLearner.make({ model: actorCritic, loss: weighted, optimizer })
+export const headless = [
+  // @ts-expect-error a policy has no values
+  OrtLearner.make({ model: policy, loss: regression, optimizer }),
+  // @ts-expect-error a scalar model has no log-probs
+  OrtLearner.make({ model: scalarModel, loss: weighted, optimizer }),
+  OrtLearner.make({ model: actorCritic, loss: regression, optimizer }),
+  OrtLearner.make({ model: actorCritic, loss: weighted, optimizer })
+]
 Loss.makeScalar({
   name: "language",
   fields: {},
@@ -80,8 +82,9 @@ Loss.makeScalar({
 })
 
 // A stop at what is no metric of the loss.
+const stop = { metric: "values", above: 1 } as const
 // @ts-expect-error the metric is called value
-OrtLearner.make({ model: scalarModel, loss: regression, optimizer, stop: { metric: "values", above: 1 } })
+export const endless = OrtLearner.make({ model: scalarModel, loss: regression, optimizer, stop })
 
 // Batches without the fields of the loss.
 declare const plain: ReadonlyArray<ReadonlyArray<Example<Record<never, never>>>>

@@ -399,6 +399,6 @@ describe("train", () => {
         logged,
         reports.map((report) => report["loss"])
       )
-    }).pipe(Effect.scoped, Effect.provide(oneThread), Effect.provide(NodeServices.layer))
+    }).pipe(Effect.scoped, Effect.provide(Layer.merge(oneThread, NodeServices.layer)))
   )
 })
