@@ -6,7 +6,7 @@
 import { Context, Duration, Effect, Inspectable, Layer, Schedule, Schema } from "effect"
 import type { Completion } from "./Completion.ts"
 import type { Prompt } from "./Prompt.ts"
-import type { Tokenizer } from "./Tokenizer.ts"
+import { difference, type Tokenizer } from "./Tokenizer.ts"
 import * as UserFunction from "./UserFunction.ts"
 
 /**
@@ -78,15 +78,7 @@ export class RewardModel extends Context.Service<RewardModel, RewardModelShape>(
  * @since 0.1.0
  */
 export const reads = (model: RewardModelShape, tokenizer: Tokenizer): boolean =>
-  model.tokenizer === undefined || isAlike(model.tokenizer, tokenizer)
-
-// The same ids for the same tokens, whichever files they were read from.
-const isAlike = (a: Tokenizer, b: Tokenizer): boolean => {
-  if (a === b) return true
-  if (a.vocabSize !== b.vocabSize) return false
-  for (let id = 0; id < a.vocabSize; id++) if (a.token(id) !== b.token(id)) return false
-  return true
-}
+  model.tokenizer === undefined || difference(model.tokenizer, tokenizer) === undefined
 
 const of = (
   name: string,
@@ -356,7 +348,9 @@ const scoresOf = (model: RewardModelShape, answers: ReadonlyArray<Answer>) =>
 // The tokenizer of all models that read tokens. An answer's ids are those of one tokenizer.
 const commonTokenizer = (models: ReadonlyArray<RewardModelShape>): Tokenizer | undefined => {
   const first = models.find((model) => model.tokenizer !== undefined)
-  const other = models.find(({ tokenizer }) => tokenizer !== undefined && !isAlike(tokenizer, first!.tokenizer!))
+  const other = models.find(
+    ({ tokenizer }) => tokenizer !== undefined && difference(tokenizer, first!.tokenizer!) !== undefined
+  )
   if (other === undefined) return first?.tokenizer
   throw new RangeError(
     `${first!.name} and ${other.name} read tokens of different tokenizers, so that no answer suits both; ` +

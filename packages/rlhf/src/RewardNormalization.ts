@@ -103,23 +103,6 @@ const checked = (normalization: Normalization): Normalization => {
 export const apply = ({ bias, gain }: Normalization, scores: ArrayLike<number>): Float64Array =>
   Float64Array.from(scores, (score) => gain * score + bias)
 
-/**
- * The weight `[D]` and bias of a scalar head whose scores are the normalised ones, so that a saved model needs nothing
- * beside it.
- *
- *     w' = gain * w        b' = gain * b + bias
- *
- * @category transforming
- * @since 0.1.0
- */
-export const absorb = (
-  { bias, gain }: Normalization,
-  head: { readonly weight: ArrayLike<number>; readonly bias: number }
-): { readonly weight: Float32Array; readonly bias: number } => ({
-  weight: Float32Array.from(head.weight, (w) => gain * w),
-  bias: gain * head.bias + bias
-})
-
 const fail = (model: RewardModel.RewardModelShape, reason: string, answer?: number) =>
   new RewardModel.RewardModelError({ model: model.name, reason, ...(answer === undefined ? {} : { answer }) })
 

@@ -52,16 +52,6 @@ describe("a normalisation", () => {
     closeAll([after.mean, after.std], [0, 1])
   })
 
-  it("is absorbed by a scalar head", () => {
-    const normalization = { gain: 0.5, bias: -3 }
-    const head = { weight: Float32Array.of(2, -4, 1), bias: 8 }
-    const score = ({ bias, weight }: { weight: ArrayLike<number>; bias: number }) =>
-      [3, 5, 7].reduce((sum, x, i) => sum + x * weight[i]!, bias)
-    const absorbed = RewardNormalization.absorb(normalization, head)
-    assert.deepStrictEqual(absorbed, { weight: Float32Array.of(1, -2, 0.5), bias: 1 })
-    assert.strictEqual(score(absorbed), RewardNormalization.apply(normalization, [score(head)])[0])
-  })
-
   it("cannot turn scores round, nor stretch what has no spread", () => {
     const { model } = scoring([1])
     for (const normalization of [
