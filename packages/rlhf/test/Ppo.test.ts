@@ -17,9 +17,9 @@ const inTemporary = <A, E, R>(body: (directory: string) => Effect.Effect<A, E, R
     (directory) => Effect.sync(() => rmSync(directory, { recursive: true }))
   )
 
-// A log without what two equal runs differ in.
+// A log without what two equal runs may differ in.
 const log = (directory: string) =>
-  Effect.map(RunLog.read(directory), (lines) => lines.map(({ time: _, ...line }) => line))
+  Effect.map(RunLog.read(directory), (lines) => lines.map((line) => ({ ...line, time: "", commit: null })))
 
 const events = (directory: string, name: string) =>
   Effect.map(RunLog.read(directory), (lines) =>
