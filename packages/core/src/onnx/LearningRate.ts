@@ -27,7 +27,7 @@ export const constant =
     rate
 
 /**
- * Straight line from `rate` at step 0 to `floor` at step `steps`, which counts as 1 below that.
+ * Straight line from `rate` at step 0 to `floor` at step `steps`, which counts as 1 below that. The floor is a rate, not a share.
  *
  * @category constructors
  * @since 0.1.0
@@ -39,7 +39,7 @@ export const linear =
 
 /**
  * Half a cosine from `rate` at step 0 to `floor` at step `steps`: `floor + (rate - floor) (1 + cos(π s / S)) / 2`.
- * `steps` counts as 1 below that.
+ * `steps` counts as 1 below that; the floor is a rate, not a share.
  *
  * @category constructors
  * @since 0.1.0
