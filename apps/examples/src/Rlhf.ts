@@ -43,7 +43,15 @@ const flags = {
     Flag.withDescription("Longest answer. Default 40"),
     Flag.withDefault(40)
   ),
-  learningRate: CommonFlags.learningRate("Peak learning rate of the policy in PPO", 1e-4)
+  learningRate: CommonFlags.learningRate("Peak learning rate of the policy in PPO", 1e-4),
+  ptxCoef: Flag.Finite("ptx-coef").pipe(
+    Flag.withDescription("Weight of the pretraining loss in PPO-ptx. Default 0.3"),
+    Flag.filter(
+      (value) => value > 0,
+      () => "a number above 0"
+    ),
+    Flag.withDefault(0.3)
+  )
 }
 
 // Of a model of a million parameters; larger ones want lower rates.
@@ -230,7 +238,7 @@ export const command = Command.make(
         yield* Pretrained.save(policy, saved(name))
         return policy
       })
-      const mix = { coef: 1, examplesPerEpisode: 1 }
+      const mix = { coef: chosen.ptxCoef, examplesPerEpisode: 1 }
       const systems = [
         { name: "PPO", policy: yield* optimise("ppo", null) },
         ...(material.pretraining.length === 0 ? [] : [{ name: "PPO-ptx", policy: yield* optimise("ppo-ptx", mix) }])
