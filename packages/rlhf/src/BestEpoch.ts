@@ -160,9 +160,10 @@ type Parameters = ReadonlyMap<string, Tensor.Tensor<"float32">>
  * Only weights are put back: the optimizer's state and moving average remain those of the last step. To train on, make a new
  * learner.
  *
- * Fails with `LearnerError` (reason `input`) before the first step where there is no prompt, where the reward model reads
- * tokens of another tokenizer, and where an example that is held out has no target; otherwise as `Sft.train`, and where the
- * policy cannot answer or the answers cannot be scored.
+ * Fails with `LearnerError` (reason `input`) before the first step where there is no prompt or one that fills the context,
+ * where the reward model reads tokens of another tokenizer, and where an example that is held out has no target or does not
+ * fit the context; otherwise as `Sft.train`, and where the policy cannot answer or the answers cannot be scored. Scores are
+ * checked.
  *
  * @category running
  * @since 0.1.0
@@ -181,7 +182,7 @@ export const train: (
   RewardModel.RewardModel
 > = Effect.fn("BestEpoch.train")(function* (learner, examples, options) {
   const { heldOut = [], prompts, sampling, ...rest } = options
-  const reward = yield* RewardModel.RewardModel
+  const reward = RewardModel.guarded(yield* RewardModel.RewardModel)
   const policy = learner.model
   if (prompts.length === 0) return yield* refuse("there is no validation prompt to choose an epoch by")
   if (!RewardModel.reads(reward, policy.tokenizer)) {
@@ -190,8 +191,23 @@ export const train: (
         "give one that reads texts, or that has the policy's tokenizer"
     )
   }
+  const { contextLength } = policy
+  const long = prompts.findIndex(({ tokens }) => tokens.length >= contextLength)
+  if (long >= 0) {
+    return yield* refuse(
+      `validation prompt ${long} has ${prompts[long]!.tokens.length} tokens, which leaves no room for an answer in the ` +
+        `model's context of ${contextLength}: shorten it or leave it out`
+    )
+  }
   const silent = heldOut.findIndex(({ weights }) => !weights.some((weight) => weight > 0))
-  if (silent >= 0) return yield* refuse(`example ${silent} of those held out has no target token`)
+  if (silent >= 0) return yield* refuse(`example ${silent} of those held out has no target token; leave it out`)
+  const cut = heldOut.findIndex(({ tokens }) => tokens.length > contextLength)
+  if (cut >= 0) {
+    return yield* refuse(
+      `example ${cut} of those held out has ${heldOut[cut]!.tokens.length} tokens, more than the model's context of ` +
+        `${contextLength}: shorten or split it`
+    )
+  }
 
   let epochs: ReadonlyArray<Epoch> = []
   let bestWeights: Parameters | undefined

@@ -127,7 +127,7 @@ export const fit: (
 ) => Effect.Effect<Normalization, RewardModel.RewardModelError> = Effect.fn("RewardNormalization.fit")(
   function* (model, answers, to) {
     if (answers.length === 0) return yield* fail(model, "there is no answer to normalise scores by")
-    const from = moments(yield* model.score(answers))
+    const from = moments(yield* RewardModel.guarded(model).score(answers))
     if (to === undefined) return centred(from)
     if (!(from.std > 0)) {
       const scores = `all ${answers.length} answers score ${from.mean}`
@@ -138,7 +138,7 @@ export const fit: (
 )
 
 /**
- * The reward model with normalised scores, under the same name. Throws where the gain is not above 0. Fails where a
+ * The reward model with normalised scores, under the same name and reading the same tokens. Throws where the gain is not above 0. Fails where a
  * score is too large for single precision once normalised.
  *
  * @category transforming
@@ -151,6 +151,7 @@ export const normalised = (
   const by = checked(normalization)
   return {
     name: model.name,
+    ...(model.tokenizer === undefined ? {} : { tokenizer: model.tokenizer }),
     score: Effect.fn("RewardNormalization.score")(function* (answers) {
       const scores = yield* model.score(answers)
       const result = Float32Array.from(apply(by, scores))

@@ -235,11 +235,33 @@ describe("train", () => {
         )
       assert.match(yield* message({ prompts: [] }), /no validation prompt/)
       assert.match(yield* message({ heldOut: [Fixture.heldOut[0]!, Sft.example([1, 2], [])] }), /example 1 .* held out/)
+      const long = new Int32Array(Tiny.contextLength).fill(1)
+      assert.match(
+        yield* message({ prompts: [Tiny.prompts[0]!, Tiny.prompt(...long)] }),
+        /^validation prompt 1 has 16 tokens, which leaves no room for an answer in the model's context of 16/
+      )
+      assert.match(
+        yield* message({ heldOut: [Sft.example(long, [1])] }),
+        /^example 0 of those held out has 17 tokens, more than the model's context of 16/
+      )
       const foreign = RewardModel.layerFunction("foreign", () => 0, {
         tokenizer: Tokenizer.numeric(Tiny.vocabSize + 1)
       })
       assert.match(yield* message({}, foreign), /reward model foreign reads tokens of another tokenizer/)
       assert.strictEqual((yield* own.state).step, 0)
+    }).pipe(Effect.scoped, Effect.provide(layer))
+  )
+
+  it.effect("names a score that is none, whoever made the reward model", () =>
+    Effect.gen(function* () {
+      const own = yield* Fixture.learner
+      const score = (answers: ReadonlyArray<RewardModel.Answer>) =>
+        Effect.succeed(Float32Array.from(answers, (_, i) => (i === 2 ? Number.NaN : 1)))
+      const error = yield* BestEpoch.train(own, Fixture.examples, { ...Fixture.options, epochs: 1 }).pipe(
+        Effect.provideService(RewardModel.RewardModel, { name: "own", score }),
+        Effect.flip
+      )
+      assert.match(error.message, /^reward model own: scored answer 2 of 5 as NaN/)
     }).pipe(Effect.scoped, Effect.provide(layer))
   )
 

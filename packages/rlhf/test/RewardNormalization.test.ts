@@ -1,4 +1,4 @@
-import { Prompt, RewardModel } from "@attune/core"
+import { Prompt, RewardModel, Tokenizer } from "@attune/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as RewardNormalization from "../src/RewardNormalization.ts"
@@ -81,6 +81,22 @@ describe("a normalised reward model", () => {
       assert.deepStrictEqual(yield* normalised.score(answers(3)), Float32Array.of(3.5, 4, 1))
       assert.strictEqual(calls(), 1)
       assert.deepStrictEqual(yield* normalised.score([]), new Float32Array())
+    })
+  )
+
+  it("reads the tokens that its model reads", () => {
+    const { model } = scoring([])
+    const tokenizer = Tokenizer.numeric(8)
+    const by = { gain: 1, bias: 0 }
+    assert.strictEqual(RewardNormalization.normalised({ ...model, tokenizer }, by).tokenizer, tokenizer)
+    assert.notProperty(RewardNormalization.normalised(model, by), "tokenizer")
+  })
+
+  it.effect("is not fitted to a score that is none, whoever made the model", () =>
+    Effect.gen(function* () {
+      const model = { name: "own", score: () => Effect.succeed(Float32Array.of(1, Number.NaN)) }
+      const error = yield* Effect.flip(RewardNormalization.fit(model, answers(2)))
+      assert.match(error.message, /^reward model own: scored answer 1 of 2 as NaN/)
     })
   )
 
