@@ -11,7 +11,7 @@ import {
   Epochs,
   type Learner,
   Loss,
-  type ModelError,
+  ModelError,
   Run,
   type RunLog,
   type ScalarModel,
@@ -78,7 +78,12 @@ const negLogSigmoid = (g: Graph.Graph, x: Graph.Value): Graph.Value => {
  */
 export const loss = ({ centering = 0, margin = 0 }: LossOptions = {}) =>
   Loss.makeScalar({
-    name: "ranking",
+    // Settings are part of the name, so that no checkpoint is resumed with others.
+    name: [
+      "ranking",
+      ...(margin === 0 ? [] : [`margin ${margin}`]),
+      ...(centering === 0 ? [] : [`centering ${centering}`])
+    ].join(", "),
     fields,
     metrics: ["accuracy", "score_margin"],
     build: ({ fields: { pairShare, rank, ranking }, g, values, weights }) => {
@@ -182,14 +187,17 @@ export const train: (
       ...completions.map(({ tokens }) => tokens)
     ])
   )
-  return yield* Epochs.train(learner, groups, { method: "reward-model", data }, { batchSize: 64, ...options })
+  const { batchSize = 64 } = options
+  return yield* Epochs.train(learner, groups, { method: "reward-model", data }, { ...options, batchSize })
 })
 
 /**
  * Shifts the scores so that demonstrations score 0 on average, and returns the bias that did it. The loss does not see the
  * difference, but PPO's rewards are then around 0.
  *
- * Source: Ouyang et al. 2022, arXiv:2203.02155, section C.2.
+ * Fails where there is no demonstration, where the tokenizer refuses one, and where a score is not a finite number.
+ *
+ * Source: Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
  *
  * @category running
  * @since 0.1.0
@@ -199,7 +207,9 @@ export const centre: (
   demonstrations: ReadonlyArray<Demonstration.Demonstration>
 ) => Effect.Effect<number, ModelError.ModelError | Tokenizer.TokenizerError> = Effect.fn("RewardModelling.centre")(
   function* (model, demonstrations) {
-    if (demonstrations.length === 0) throw new RangeError("there is no demonstration to centre the scores on")
+    const refuse = (message: string) => new ModelError.ModelError({ model: model.name, operation: "values", message })
+    if (demonstrations.length === 0)
+      return yield* refuse("there is no demonstration to centre the scores on; give some")
     const examples = yield* Effect.fromResult(Sft.examples(model.tokenizer, demonstrations))
     const scores = yield* model.scores(
       examples.map(({ tokens, weights }) => {
@@ -210,6 +220,8 @@ export const centre: (
         return { prompt: tokens.subarray(0, start), completion: tokens.subarray(start) }
       })
     )
+    const bad = scores.findIndex((score) => !Number.isFinite(score))
+    if (bad >= 0) return yield* refuse(`demonstration ${bad} scores ${scores[bad]}, so scores cannot be centred`)
     const normalization = RewardNormalization.centred(RewardNormalization.moments(scores))
     yield* model.rescale(normalization)
     return normalization.bias

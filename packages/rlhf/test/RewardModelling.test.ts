@@ -7,7 +7,7 @@ import { Optimizer } from "@attune/core/onnx"
 import { Device, OrtLearner, OrtScalarModel } from "@attune/core/ort"
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Exit, Layer } from "effect"
+import { Effect, Layer } from "effect"
 import { afterAll } from "vitest"
 import * as PairwiseLoss from "../src/PairwiseLoss.ts"
 import * as RankingSet from "../src/RankingSet.ts"
@@ -301,8 +301,11 @@ describe("centre", () => {
   it.effect("needs a demonstration, and one that the tokenizer reads", () =>
     Effect.gen(function* () {
       const model = yield* OrtScalarModel.make(lastToken([]))
-      const exit = yield* Effect.exit(RewardModelling.centre(model, []))
-      assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
+      const none = yield* Effect.flip(RewardModelling.centre(model, []))
+      assert.match(none.message, /^there is no demonstration to centre the scores on/)
+      const broken = { ...model, scores: () => Effect.succeed(Float32Array.of(1, Number.NaN)) }
+      const bad = yield* Effect.flip(RewardModelling.centre(broken, demonstrations.slice(0, 2)))
+      assert.match(bad.message, /^demonstration 1 scores NaN/)
       const spoken = { prompt: [{ role: "user" as const, content: "1" }], completion: "2" }
       const error = yield* Effect.flip(RewardModelling.centre(model, [spoken]))
       assert.strictEqual(error._tag, "TokenizerError")
@@ -347,7 +350,7 @@ describe("train", () => {
       )
       const [all] = yield* RewardModelling.train(yield* opened(base, {}), read, { batchSize: 100 })
       close(all!["loss"]!, PairwiseLoss.mean(scored), "loss of the whole set", 1e-5)
-      const once = yield* RewardModelling.train(learner, read)
+      const once = yield* RewardModelling.train(learner, read, { batchSize: undefined })
       assert.deepStrictEqual(
         once.map((report) => report["tokens"]),
         [128, 32]
@@ -389,6 +392,11 @@ describe("train", () => {
         RewardModelling.train(resumed, others, { ...options, directory, resume: true })
       )
       assert.strictEqual(refused._tag, "CheckpointError")
+      for (const loss of [{ margin: 1 }, { centering: 0.01 }]) {
+        const other = yield* opened(base, settings, loss)
+        const refused = yield* Effect.flip(RewardModelling.train(other, read, { ...options, directory, resume: true }))
+        assert.strictEqual(refused._tag, "CheckpointError", JSON.stringify(loss))
+      }
       const rest = yield* RewardModelling.train(resumed, read, { ...options, directory, resume: true })
       assert.deepStrictEqual(rest, reports.slice(6))
       assert.deepStrictEqual(bits(yield* resumed.state), bits(yield* whole.state))
