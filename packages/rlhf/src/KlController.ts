@@ -80,7 +80,7 @@ export const observed = (klPerToken: ReadonlyArray<ArrayLike<number>>): number =
  *
  *     klCoef <- klCoef (1 + clip(kl / target - 1, -0.2, 0.2) min(1, episodes / horizon))
  *
- * Source: Ziegler et al. 2019, arXiv:1909.08593, section 2, with the gain `episodes / horizon` of their code. Deviation: the
+ * Source: Ziegler et al. 2019, arXiv:1909.08593, section 2.2, with the gain `episodes / horizon` of their code. Deviation: the
  * minimum with 1, without which a batch of more than five horizons could turn the coefficient negative; it changes nothing
  * in batches up to the horizon.
  *

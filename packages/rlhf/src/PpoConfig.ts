@@ -133,9 +133,8 @@ const fields = {
   /** Furthest a value may move from the one at sampling and still lower its loss; `null`: no clipping. Ziegler, TRL: 0.2. */
   valueClipRange: usually(Schema.NullOr(positive("; write null for no clipping")), 0.2),
   /**
-   * Weight of the value loss, itself half a mean square. It matters where policy and value share parameters; a value model
-   * of its own has its own optimizer, to whose steps a factor makes next to no difference while `maxGradNorm` is `null`.
-   * Default 1; Ziegler, TRL: 0.1.
+   * Weight of the value loss, itself half a mean square, where policy and values share a trunk. A value model of its own
+   * learns without it: Adam's steps hardly depend on a factor. Default 1; Ziegler, TRL: 0.1.
    */
   valueCoef: usually(positive(", or the values are never learned"), 1),
   /**
