@@ -28,7 +28,7 @@ import { Effect, Schema } from "effect"
 import * as Advantage from "./Advantage.ts"
 import * as KlController from "./KlController.ts"
 import * as PpoConfig from "./PpoConfig.ts"
-import type { Episode, Minibatch, PpoLearners, Reports } from "./PpoLearners.ts"
+import type { Episode, Minibatch, PpoLearners } from "./PpoLearners.ts"
 import * as Learners from "./PpoLearners.ts"
 import * as PpoMetrics from "./PpoMetrics.ts"
 import * as ScoreJournal from "./ScoreJournal.ts"
@@ -85,115 +85,6 @@ export interface Trained {
   readonly controller: KlController.KlController
 }
 
-// An answer with everything that was measured on it.
-interface Measured {
-  readonly prompt: Prompt.Prompt
-  readonly completion: Completion.Completion
-  readonly refLogprobs: Float32Array
-  readonly values: Float32Array
-  readonly score: number
-}
-
-/**
- * Answers with their credit: what is learned from, and what is reported.
- *
- * **Details**
- *
- * For each answer, with `r` of `TokenReward.tokenRewards`, advantages and returns of `Advantage.gae`; then the advantages of
- * all tokens together are whitened, as `config` says. Answers without tokens teach nothing and are left out.
- *
- * @category math
- * @since 0.1.0
- */
-export const credit = (
-  answers: ReadonlyArray<Measured>,
-  klCoef: number,
-  config: PpoConfig.PpoConfig
-): ReadonlyArray<Episode> => {
-  const learned = answers.filter(({ completion }) => completion.tokens.length > 0)
-  const rewards = learned.map(({ completion, refLogprobs, score }) =>
-    TokenReward.tokenRewards(
-      completion.logprobs,
-      refLogprobs,
-      TokenReward.scoreOf(score, completion.finishReason, config.score),
-      { klCoef, estimator: config.klEstimator }
-    )
-  )
-  const scaled = config.whitenRewards === null ? rewards : Advantage.scaleAll(rewards, config.whitenRewards)
-  const credits = learned.map(({ values }, i) => Advantage.gae(scaled[i]!, values, config))
-  const raw = credits.map(({ advantages }) => advantages)
-  const advantages = config.whitenAdvantages === null ? raw : Advantage.whitenAll(raw, config.whitenAdvantages)
-  return learned.map(({ completion, prompt, values }, i) => ({
-    tokens: Rollout.tokens({ prompt, completion }),
-    logprobs: completion.logprobs,
-    values,
-    advantages: Float32Array.from(advantages[i]!),
-    returns: Float32Array.from(credits[i]!.returns)
-  }))
-}
-
-// The `count` items from place `from` on of an endless order, shuffled anew for each pass.
-const stream = <A>(items: ReadonlyArray<A>, seed: number) => {
-  let shuffled: { readonly epoch: number; readonly order: Int32Array } = { epoch: -1, order: new Int32Array() }
-  return (from: number, count: number): ReadonlyArray<A> =>
-    Array.from({ length: count }, (_, i) => {
-      const epoch = Math.floor((from + i) / items.length)
-      if (shuffled.epoch !== epoch) shuffled = { epoch, order: Epochs.order(items.length, seed, epoch) }
-      return items[shuffled.order[(from + i) % items.length]!]!
-    })
-}
-
-// What cannot work, found before anything is sampled.
-const complaint = (
-  { policy }: PpoLearners,
-  reference: Policy.PolicyShape,
-  reward: RewardModel.RewardModelShape,
-  config: PpoConfig.PpoConfig,
-  { pretraining, prompts, samplesEvery = 1, scoreBatch = 1 }: Options
-): PpoError | undefined => {
-  const refuse = (reason: string, prompt?: number) =>
-    new PpoError({ reason, ...(prompt === undefined ? {} : { prompt }) })
-  const foreign = Tokenizer.difference(policy.tokenizer, reference.tokenizer)
-  if (foreign !== undefined) {
-    return refuse(
-      `the policy ${policy.name} and the reference ${reference.name} have different tokenizers (${foreign}), so their ` +
-        "log-probs are not of the same tokens; the reference must be the model that the policy started from"
-    )
-  }
-  const unread = reward.tokenizer === undefined ? undefined : Tokenizer.difference(policy.tokenizer, reward.tokenizer)
-  if (unread !== undefined) {
-    return refuse(
-      `the reward model ${reward.name} reads tokens of another tokenizer than the policy's (${unread}); give it texts, or ` +
-        "take one with the policy's tokenizer"
-    )
-  }
-  if (prompts.length === 0) return refuse("there is no prompt to answer")
-  const room = policy.contextLength - 1
-  const long = prompts.findIndex(({ tokens }) => tokens.length > room)
-  if (long >= 0) {
-    return refuse(
-      `prompt ${long} has ${prompts[long]!.tokens.length} tokens; the policy's context of ${policy.contextLength} leaves room ` +
-        `for an answer after at most ${room}: shorten it or leave it out`,
-      long
-    )
-  }
-  const empty = prompts.findIndex(({ tokens }) => tokens.length === 0)
-  if (empty >= 0) return refuse(`prompt ${empty} has no tokens; begin it with the model's first token`, empty)
-  const given = pretraining?.length ?? 0
-  if (config.ptx !== null && given === 0) {
-    return refuse("ptx mixes in pretraining text, but there is none; give pretraining examples, or set ptx to null")
-  }
-  if (config.ptx === null && given > 0) {
-    return refuse("there are pretraining examples, but ptx is null; set it to the weight of the mix, or leave them out")
-  }
-  for (const [name, count] of Object.entries({ samplesEvery, scoreBatch })) {
-    if (!(Number.isSafeInteger(count) && count >= 1)) {
-      return refuse(`${name} must be a whole number from 1, got ${count}`)
-    }
-  }
-  return undefined
-}
-
 /**
  * Trains the policy with PPO and returns what each iteration reported.
  *
@@ -230,18 +121,14 @@ export const train: (
   | Checkpoint.CheckpointError,
   Policy.Reference | RewardModel.RewardModel
 > = Effect.fn("Ppo.train")(function* (learners, config, options) {
+  const { policy, values } = learners
   const reference = yield* Policy.Reference
   const reward = yield* RewardModel.RewardModel
-  const problem = complaint(learners, reference, reward, config, options)
+  const problem = complaint(policy, reference, reward, config, options)
   if (problem !== undefined) return yield* problem
 
-  const { policy, values } = learners
-  const { innerEpochs, minibatchSize, samplesPerPrompt, seed, temperature } = config
-  const { iterations, promptsPerIteration, ptxExamplesPerStep, stepsPerIteration } = PpoConfig.counts(config)
-  const { pretraining = [], prompts, samplesEvery = 10 } = options
-  const nextPrompts = stream(prompts, seed)
-  const nextPretraining = stream(pretraining, seed + 1)
-
+  const { checkpointEvery = 10, directory, samplesEvery = 10 } = options
+  const { iterations } = PpoConfig.counts(config)
   let controller: KlController.KlController = config.kl
   let done = 0
   let updating = false
@@ -253,60 +140,18 @@ export const train: (
       controller = Schema.decodeUnknownSync(Memory)(memory).controller
     }
   })
-  const run = yield* Run.open(state, identity(config, options), { checkpointEvery: 10, ...options })
+  const run = yield* Run.open(state, identity(config, options), { ...options, checkpointEvery })
   const journal = yield* ScoreJournal.open(RewardModel.guarded(reward), options)
-  const reports = options.directory === undefined ? [] : yield* logged(options.directory)
+  const reports = directory === undefined ? [] : yield* logged(directory)
   const progress = yield* Progress.start({ label: "ppo", total: iterations, from: run.step })
-
-  const sample = Effect.fnUntraced(function* (iteration: number) {
-    const asked = nextPrompts(iteration * promptsPerIteration, promptsPerIteration)
-    const repeated = asked.flatMap((prompt) => Array.from({ length: samplesPerPrompt }, () => prompt))
-    const completions = yield* policy.sample(repeated, {
-      maxNewTokens: config.maxNewTokens,
-      temperature,
-      rowSeeds: repeated.map((_, i) => NextToken.rowSeed(seed, iteration * config.batchSize + i)),
-      ...(options.stopTokens === undefined ? {} : { stopTokens: options.stopTokens }),
-      ...(options.stopStrings === undefined ? {} : { stopStrings: options.stopStrings })
-    })
-    return completions.map((completion, i) => ({ prompt: repeated[i]!, completion }))
-  })
-
-  const measure = Effect.fnUntraced(function* (answers: ReadonlyArray<Pick<Measured, "prompt" | "completion">>) {
-    const scores = yield* journal.score(done, answers)
-    const continuations = answers.map(({ completion, prompt }) => ({
-      prompt: prompt.tokens,
-      completion: completion.tokens
-    }))
-    const refLogprobs = yield* reference.logprobs(continuations, { temperature })
-    const predicted = yield* values(continuations)
-    return answers.map(
-      (answer, i): Measured => ({ ...answer, score: scores[i]!, refLogprobs: refLogprobs[i]!, values: predicted[i]! })
-    )
-  })
-
-  // Every inner epoch takes all episodes once, in an order of its own.
-  const minibatches = (episodes: ReadonlyArray<Episode>, iteration: number): ReadonlyArray<Minibatch> => {
-    const firstStep = iteration * stepsPerIteration
-    return Array.from({ length: innerEpochs }, (_, epoch) => {
-      // The answers to a prompt stay together, so that it is computed once.
-      const prompts = Math.ceil(episodes.length / samplesPerPrompt)
-      const order = Array.from(Epochs.order(prompts, seed + 2, iteration * innerEpochs + epoch)).flatMap((at) =>
-        episodes.slice(at * samplesPerPrompt, (at + 1) * samplesPerPrompt)
-      )
-      return Array.from({ length: stepsPerIteration / innerEpochs }, (_, i) =>
-        order.slice(i * minibatchSize, (i + 1) * minibatchSize)
-      )
-    })
-      .flat()
-      .map((episodes, i) => ({
-        episodes,
-        pretraining: nextPretraining((firstStep + i) * ptxExamplesPerStep, ptxExamplesPerStep)
-      }))
-      .filter(({ episodes }) => episodes.length > 0)
-  }
+  const prompts = stream(options.prompts, config.seed)
+  const pretraining = stream(options.pretraining ?? [], config.seed + 1)
 
   while (done < iterations) {
-    const answers = yield* sample(done).pipe(Effect.flatMap(measure))
+    const sampled = yield* sample(policy, prompts, done, config, options)
+    const scores = yield* journal.score(done, sampled)
+    const answers = yield* measure(sampled, scores, reference, values, config)
+
     const { klCoef } = controller
     const episodes = credit(answers, klCoef, config)
     const kl = KlController.observed(
@@ -316,7 +161,7 @@ export const train: (
     const warnings = yield* Effect.uninterruptible(
       Effect.gen(function* () {
         updating = true
-        const steps: Reports = yield* learners.update(minibatches(episodes, done))
+        const steps = yield* learners.update(minibatches(episodes, pretraining, done, config))
         controller = KlController.next(controller, kl, answers.length)
         done += 1
         updating = false
@@ -337,6 +182,204 @@ export const train: (
   }
   return { reports, controller }
 }, Effect.scoped)
+
+/**
+ * An answer with everything that was measured on it: log-probs under the reference `[T]`, values `[T]` of the states before
+ * its tokens, and the score as the reward model gave it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Measured {
+  readonly prompt: Prompt.Prompt
+  readonly completion: Completion.Completion
+  readonly refLogprobs: Float32Array
+  readonly values: Float32Array
+  readonly score: number
+}
+
+type Sampled = Pick<Measured, "prompt" | "completion">
+
+// The `count` items from place `from` on of an endless order.
+type Stream<A> = (from: number, count: number) => ReadonlyArray<A>
+
+// All items in an order that is shuffled anew for each pass.
+const stream = <A>(items: ReadonlyArray<A>, seed: number): Stream<A> => {
+  let shuffled: { readonly epoch: number; readonly order: Int32Array } = { epoch: -1, order: new Int32Array() }
+  return (from, count) =>
+    Array.from({ length: count }, (_, i) => {
+      const epoch = Math.floor((from + i) / items.length)
+      if (shuffled.epoch !== epoch) shuffled = { epoch, order: Epochs.order(items.length, seed, epoch) }
+      return items[shuffled.order[(from + i) % items.length]!]!
+    })
+}
+
+// Answers to the next prompts, `samplesPerPrompt` to each, which are neighbours.
+const sample = Effect.fnUntraced(function* (
+  policy: Policy.PolicyShape,
+  prompts: Stream<Prompt.Prompt>,
+  iteration: number,
+  { batchSize, maxNewTokens, samplesPerPrompt, seed, temperature }: PpoConfig.PpoConfig,
+  { stopStrings, stopTokens }: Options
+): Effect.fn.Return<ReadonlyArray<Sampled>, ModelError.ModelError> {
+  const asked = prompts((iteration * batchSize) / samplesPerPrompt, batchSize / samplesPerPrompt)
+  const repeated = asked.flatMap((prompt) => Array.from({ length: samplesPerPrompt }, () => prompt))
+  const completions = yield* policy.sample(repeated, {
+    maxNewTokens,
+    temperature,
+    rowSeeds: repeated.map((_, i) => NextToken.rowSeed(seed, iteration * batchSize + i)),
+    ...(stopTokens === undefined ? {} : { stopTokens }),
+    ...(stopStrings === undefined ? {} : { stopStrings })
+  })
+  return completions.map((completion, i) => ({ prompt: repeated[i]!, completion }))
+})
+
+const measure = Effect.fnUntraced(function* (
+  answers: ReadonlyArray<Sampled>,
+  scores: Float32Array,
+  reference: Policy.PolicyShape,
+  values: PpoLearners["values"],
+  { temperature }: PpoConfig.PpoConfig
+): Effect.fn.Return<ReadonlyArray<Measured>, ModelError.ModelError> {
+  const continuations = answers.map(({ completion, prompt }) => ({
+    prompt: prompt.tokens,
+    completion: completion.tokens
+  }))
+  const refLogprobs = yield* reference.logprobs(continuations, { temperature })
+  const predicted = yield* values(continuations)
+  return answers.map((answer, i) => ({
+    ...answer,
+    score: scores[i]!,
+    refLogprobs: refLogprobs[i]!,
+    values: predicted[i]!
+  }))
+})
+
+/**
+ * Answers with their credit: what is learned from, and what is reported.
+ *
+ * **Details**
+ *
+ * For each answer, with `r` of `TokenReward.tokenRewards`, advantages and returns of `Advantage.gae`; then the advantages of
+ * all tokens together are whitened, as `config` says. An answer without tokens gives an episode without any, which teaches
+ * nothing.
+ *
+ * @category math
+ * @since 0.1.0
+ */
+export const credit = (
+  answers: ReadonlyArray<Measured>,
+  klCoef: number,
+  config: PpoConfig.PpoConfig
+): ReadonlyArray<Episode> => {
+  const rewards = answers.map(({ completion, refLogprobs, score }) =>
+    TokenReward.tokenRewards(
+      completion.logprobs,
+      refLogprobs,
+      TokenReward.scoreOf(score, completion.finishReason, config.score),
+      { klCoef, estimator: config.klEstimator }
+    )
+  )
+  const scaled = config.whitenRewards === null ? rewards : Advantage.scaleAll(rewards, config.whitenRewards)
+  const credits = answers.map(({ values }, i) => Advantage.gae(scaled[i]!, values, config))
+  const raw = credits.map(({ advantages }) => advantages)
+  const advantages = config.whitenAdvantages === null ? raw : Advantage.whitenAll(raw, config.whitenAdvantages)
+  return answers.map(({ completion, prompt, values }, i) => ({
+    tokens: Rollout.tokens({ prompt, completion }),
+    logprobs: completion.logprobs,
+    values,
+    advantages: Float32Array.from(advantages[i]!),
+    returns: Float32Array.from(credits[i]!.returns)
+  }))
+}
+
+// Every inner epoch takes all episodes that have tokens once, in an order of its own.
+const minibatches = (
+  episodes: ReadonlyArray<Episode>,
+  pretraining: Stream<Minibatch["pretraining"][number]>,
+  iteration: number,
+  config: PpoConfig.PpoConfig
+): ReadonlyArray<Minibatch> => {
+  const { innerEpochs, minibatchSize, samplesPerPrompt, seed } = config
+  const { minibatches, promptsPerIteration, ptxExamplesPerStep, stepsPerIteration } = PpoConfig.counts(config)
+  // The answers to a prompt stay together, so that it is computed once.
+  const byPrompt = Array.from({ length: promptsPerIteration }, (_, at) =>
+    episodes.slice(at * samplesPerPrompt, (at + 1) * samplesPerPrompt).filter(({ logprobs }) => logprobs.length > 0)
+  )
+  return Array.from({ length: innerEpochs }, (_, epoch) => {
+    const order = Epochs.order(promptsPerIteration, seed + 2, iteration * innerEpochs + epoch)
+    const shuffled = Array.from(order, (at) => byPrompt[at]!).flat()
+    return Array.from({ length: minibatches }, (_, i) => shuffled.slice(i * minibatchSize, (i + 1) * minibatchSize))
+  })
+    .flat()
+    .map((episodes, i) => ({
+      episodes,
+      pretraining: pretraining((iteration * stepsPerIteration + i) * ptxExamplesPerStep, ptxExamplesPerStep)
+    }))
+    .filter(({ episodes }) => episodes.length > 0)
+}
+
+// What cannot work, found before anything is sampled.
+const complaint = (
+  policy: Policy.PolicyShape,
+  reference: Policy.PolicyShape,
+  reward: RewardModel.RewardModelShape,
+  config: PpoConfig.PpoConfig,
+  { pretraining = [], prompts, samplesEvery = 1, scoreBatch = 1 }: Options
+): PpoError | undefined => {
+  const refuse = (reason: string, prompt?: number) =>
+    new PpoError({ reason, ...(prompt === undefined ? {} : { prompt }) })
+  const foreign = Tokenizer.difference(policy.tokenizer, reference.tokenizer)
+  if (foreign !== undefined) {
+    return refuse(
+      `the policy ${policy.name} and the reference ${reference.name} have different tokenizers (${foreign}), so their ` +
+        "log-probs are not of the same tokens; the reference must be the model that the policy started from"
+    )
+  }
+  const unread = reward.tokenizer === undefined ? undefined : Tokenizer.difference(policy.tokenizer, reward.tokenizer)
+  if (unread !== undefined) {
+    return refuse(
+      `the reward model ${reward.name} reads tokens of another tokenizer than the policy's (${unread}); give it texts, or ` +
+        "take one with the policy's tokenizer"
+    )
+  }
+  if (prompts.length === 0) return refuse("there is no prompt to answer")
+  const room = policy.contextLength - 1
+  const long = prompts.findIndex(({ tokens }) => tokens.length > room)
+  if (long >= 0) {
+    return refuse(
+      `prompt ${long} has ${prompts[long]!.tokens.length} tokens; the policy's context of ${policy.contextLength} leaves room ` +
+        `for an answer after at most ${room}: shorten it or leave it out`,
+      long
+    )
+  }
+  const empty = prompts.findIndex(({ tokens }) => tokens.length === 0)
+  if (empty >= 0) return refuse(`prompt ${empty} has no tokens; begin it with the model's first token`, empty)
+  if (config.ptx !== null && pretraining.length === 0) {
+    return refuse("ptx mixes in pretraining text, but there is none; give pretraining examples, or set ptx to null")
+  }
+  if (config.ptx === null && pretraining.length > 0) {
+    return refuse("there are pretraining examples, but ptx is null; set it to the weight of the mix, or leave them out")
+  }
+  const targets = pretraining.map(({ weights }) => weights.findLastIndex((weight) => weight > 0))
+  if (config.ptx !== null && targets.every((last) => last < 0)) {
+    return refuse("no pretraining example has a target token; give weights above 0, as Sft.windows does")
+  }
+  // The last target itself is never read.
+  const cut = targets.findIndex((last) => last > policy.contextLength)
+  if (cut >= 0) {
+    return refuse(
+      `pretraining example ${cut} has ${pretraining[cut]!.tokens.length} tokens, more than the policy's context of ` +
+        `${policy.contextLength}: cut it with Sft.windows`
+    )
+  }
+  for (const [name, count] of Object.entries({ samplesEvery, scoreBatch })) {
+    if (!(Number.isSafeInteger(count) && count >= 1)) {
+      return refuse(`${name} must be a whole number from 1, got ${count}`)
+    }
+  }
+  return undefined
+}
 
 // The records of the iterations that a run was resumed after.
 const logged = (directory: string) =>

@@ -10,7 +10,7 @@ import * as PpoConfig from "./PpoConfig.ts"
 import * as PpoLoss from "./PpoLoss.ts"
 
 /**
- * One sampled answer, ready to be learned from; `T` counts its tokens, at least 1.
+ * One sampled answer, ready to be learned from; `T` counts its tokens, at least 1 in a minibatch.
  *
  * **Details**
  *
@@ -91,6 +91,9 @@ const samePrompt = (a: Episode, b: Episode): boolean => {
   return true
 }
 
+// A group is never cut into micro-batches, so that one of a whole minibatch would need the memory of all of it at once.
+const largestGroup = 16
+
 // Answers to one prompt that are next to each other as a group, whose prompt the learner computes once.
 const together = <F extends Loss.Fields>(
   episodes: ReadonlyArray<Episode>,
@@ -98,8 +101,9 @@ const together = <F extends Loss.Fields>(
 ): Loss.Batch<F> => {
   const groups: Array<Array<Loss.Example<F>>> = []
   for (const [i, example] of examples.entries()) {
-    const [before, episode] = [episodes[i - 1], episodes[i]]
-    if (before !== undefined && episode !== undefined && samePrompt(before, episode)) groups.at(-1)!.push(example)
+    const [before, episode, last] = [episodes[i - 1], episodes[i], groups.at(-1)]
+    const joins = before !== undefined && episode !== undefined && samePrompt(before, episode)
+    if (joins && last!.length < largestGroup) last!.push(example)
     else groups.push([example])
   }
   return groups.map((group) => (group.length === 1 ? group[0]! : group))

@@ -1,10 +1,21 @@
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Checkpoint, Kl, Learner, Prompt, RewardModel, RunLog, Sft, type Tensor, Tokenizer } from "@attune/core"
+import {
+  Checkpoint,
+  Completion,
+  Kl,
+  Learner,
+  Prompt,
+  RewardModel,
+  RunLog,
+  Sft,
+  type Tensor,
+  Tokenizer
+} from "@attune/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber, Option, Result } from "effect"
-import type * as Ppo from "../src/Ppo.ts"
+import * as Ppo from "../src/Ppo.ts"
 import * as PpoConfig from "../src/PpoConfig.ts"
 import type { PpoLearners, Reports } from "../src/PpoLearners.ts"
 import * as Scripted from "./scripted.ts"
@@ -96,6 +107,21 @@ describe("what cannot work is refused before anything is sampled", () => {
       options: { scoreBatch: 0 },
       message: /^PPO: scoreBatch must be a whole number from 1/
     },
+    {
+      name: "pretraining text longer than the context",
+      options: {
+        pretraining: [Sft.example([], new Int32Array(9).fill(1)), Sft.example([], new Int32Array(10).fill(1))]
+      },
+      settings: { ptx: { coef: 1, examplesPerEpisode: 1 } },
+      message:
+        /^PPO: pretraining example 1 has 10 tokens, more than the policy's context of 8: cut it with Sft\.windows/
+    },
+    {
+      name: "pretraining text without a target",
+      options: { pretraining: [Sft.example([], [1])] },
+      settings: { ptx: { coef: 1, examplesPerEpisode: 1 } },
+      message: /^PPO: no pretraining example has a target token/
+    },
     { name: "half a sample", options: { samplesEvery: 0.5 }, message: /^PPO: samplesEvery must be .* got 0\.5$/ }
   ]
   for (const { message, name, options, prompt, settings } of cases) {
@@ -116,6 +142,76 @@ describe("what cannot work is refused before anything is sampled", () => {
   it("a negative KL coefficient", () => {
     const error = Result.getOrThrow(Result.flip(PpoConfig.make("instructgpt", { kl: { _tag: "Fixed", klCoef: -0.1 } })))
     assert.match(error.message, /^PPO setting kl\.klCoef: klCoef must be 0 \(no penalty\) or more/)
+  })
+})
+
+describe("credit", () => {
+  // Log-probs, those of the reference and the score of R6; values of R1.
+  const answer = (finishReason: Completion.FinishReason = "stop"): Ppo.Measured => {
+    const [tokens, logprobs] = [Int32Array.of(5, 6, 0), Float32Array.of(-1, -2, -0.5)]
+    return {
+      prompt: Scripted.prompts[1]!,
+      completion: Completion.make({ tokens, logprobs, untemperedLogprobs: logprobs, text: "5 6", finishReason }),
+      refLogprobs: Float32Array.of(-1.2, -1.5, -0.5),
+      values: Float32Array.of(0.5, 0.4, 0.3),
+      score: 0.8
+    }
+  }
+  const none = new Float32Array()
+  const empty: Ppo.Measured = {
+    ...answer(),
+    completion: { ...answer().completion, tokens: new Int32Array(), logprobs: none, untemperedLogprobs: none },
+    refLogprobs: none,
+    values: none
+  }
+  const closeTo = (actual: ArrayLike<number>, expected: ReadonlyArray<number>) => {
+    assert.strictEqual(actual.length, expected.length)
+    for (const [t, value] of expected.entries()) assert.closeTo(actual[t]!, value, 1e-6, `token ${t}`)
+  }
+  // R6 has the rewards -0.004, 0.01 and 0.8.
+  const plain = Scripted.config({ whitenAdvantages: null, lambda: 1 })
+
+  it("R6: is what the rewards add up to, less the values, and the answer's own tokens with it", () => {
+    const [episode] = Ppo.credit([answer()], 0.02, plain)
+    closeTo(episode!.returns, [0.806, 0.81, 0.8])
+    closeTo(episode!.advantages, [0.306, 0.41, 0.5])
+    assert.deepStrictEqual(episode!.tokens, Int32Array.of(2, 3, 5, 6, 0))
+    assert.deepStrictEqual([episode!.logprobs, episode!.values], [answer().completion.logprobs, answer().values])
+  })
+
+  it("obeys the settings: estimator, rule of scores, discount, and whitening over all answers", () => {
+    const returns = (settings: PpoConfig.PpoConfigInput, ...args: Parameters<typeof answer>) =>
+      Ppo.credit([answer(...args)], 0.02, Scripted.config({ whitenAdvantages: null, lambda: 1, ...settings }))[0]!
+        .returns
+    // R7: k3 is 0.01873075, 0.14872127 and 0.
+    closeTo(returns({ klEstimator: "k3" }), [0.8 - 0.02 * 0.16745202, 0.8 - 0.02 * 0.14872127, 0.8])
+    closeTo(returns({ score: { gain: 2, bias: 1, clip: [-2, 2] } }), [2.006, 2.01, 2])
+    closeTo(returns({ score: { missingEos: { _tag: "Replace", score: -1 } } }, "length"), [-0.994, -0.99, -1])
+    closeTo(returns({ gamma: 0.5 }), [-0.004 + 0.5 * 0.41, 0.41, 0.8])
+    // Mean 0.806 / 3 stays, and the rest is brought to variance 1.
+    const rewards = [-0.004, 0.01, 0.8]
+    const mean = 0.806 / 3
+    const std = Math.sqrt(rewards.reduce((sum, reward) => sum + (reward - mean) ** 2, 0) / 3)
+    const [a, b, c] = rewards.map((reward) => (reward - mean) / std + mean) as [number, number, number]
+    closeTo(returns({ whitenRewards: "biased" }), [a + b + c, b + c, c])
+
+    const two = [answer(), { ...answer(), score: -2 }]
+    const raw = Ppo.credit(two, 0.02, plain).flatMap(({ advantages }) => [...advantages])
+    const centre = raw.reduce((sum, x) => sum + x, 0) / 6
+    const spread = Math.sqrt(raw.reduce((sum, x) => sum + (x - centre) ** 2, 0) / 5)
+    const whitened = Ppo.credit(two, 0.02, Scripted.config({ whitenAdvantages: "unbiased", lambda: 1 }))
+    closeTo(
+      whitened.flatMap(({ advantages }) => [...advantages]),
+      raw.map((x) => (x - centre) / spread)
+    )
+    closeTo(whitened[0]!.returns, [0.806, 0.81, 0.8])
+  })
+
+  it("is none for an answer without tokens, and changes no other's", () => {
+    const whitening = Scripted.config({ whitenRewards: "biased" })
+    const [first, nothing, last] = Ppo.credit([answer(), empty, answer("length")], 0.02, whitening)
+    assert.deepStrictEqual([nothing!.advantages, nothing!.returns], [none, none])
+    assert.deepStrictEqual([first, last], [...Ppo.credit([answer(), answer("length")], 0.02, whitening)])
   })
 })
 
@@ -146,6 +242,88 @@ describe("an iteration", () => {
       assert.notStrictEqual(String(asked.slice(0, 3)), String(asked.slice(3, 6)))
       assert.strictEqual(seeds.size, 24, "two answers were drawn with the same seed")
     })
+  )
+
+  it.effect("learns from all answers that have tokens once in every inner epoch, those to one prompt together", () =>
+    Effect.gen(function* () {
+      const own = Scripted.learners()
+      const taken: Array<ReadonlyArray<number>> = []
+      // The second of 12 answers is empty, as a stop string leaves it.
+      const spied: PpoLearners = {
+        ...own,
+        policy: {
+          ...own.policy,
+          sample: (prompts, options) =>
+            Effect.map(own.policy.sample(prompts, options), (completions) =>
+              completions.map((completion, i) => {
+                const count = i === 1 ? 0 : undefined
+                return {
+                  ...completion,
+                  tokens: completion.tokens.subarray(0, count),
+                  logprobs: completion.logprobs.subarray(0, count)
+                }
+              })
+            )
+        },
+        update: (minibatches) => {
+          taken.push(...minibatches.map(({ episodes }) => episodes.map(({ tokens }) => tokens[0]!)))
+          return own.update(minibatches)
+        }
+      }
+      const prompts = [1, 2, 3, 4].map((id) => Prompt.make(String(id), [id]))
+      const settings = { episodes: 12, batchSize: 12, minibatchSize: 4, samplesPerPrompt: 3, innerEpochs: 2 }
+      const reward = RewardModel.fromFunction("constant", () => 1)
+      const { reports } = yield* Scripted.train(spied, Scripted.config(settings), { prompts, reward })
+      assert.deepStrictEqual(
+        taken.map(({ length }) => length),
+        [4, 4, 3, 4, 4, 3]
+      )
+      const epochs = [taken.slice(0, 3).flat(), taken.slice(3).flat()]
+      for (const epoch of epochs) {
+        const runs = epoch.filter((prompt, i) => prompt !== epoch[i - 1])
+        assert.sameMembers(runs, [1, 2, 3, 4], "the answers to a prompt were torn apart")
+        const counts = runs.map((prompt) => epoch.filter((other) => other === prompt).length)
+        assert.sameMembers(counts, [2, 3, 3, 3])
+      }
+      assert.notDeepEqual(epochs[0], epochs[1])
+      assert.closeTo(reports[0]!["rollout/empty"]!, 1 / 12, 1e-12)
+    })
+  )
+
+  it.effect("without any token takes no step, and says so", () =>
+    inTemporary((directory) =>
+      Effect.gen(function* () {
+        const own = Scripted.learners()
+        const none = new Float32Array()
+        const silent: PpoLearners = {
+          ...own,
+          policy: {
+            ...own.policy,
+            sample: (prompts) =>
+              Effect.succeed(
+                prompts.map(() =>
+                  Completion.make({
+                    tokens: new Int32Array(),
+                    logprobs: none,
+                    untemperedLogprobs: none,
+                    text: "",
+                    finishReason: "stop"
+                  })
+                )
+              )
+          }
+        }
+        const reward = RewardModel.fromFunction("constant", () => 1)
+        const { reports } = yield* Scripted.train(silent, Scripted.config(), { directory, reward })
+        assert.strictEqual(own.weight(), 1)
+        assert.deepStrictEqual(
+          reports.map((report) => [report["policy/updates"], report["rollout/empty"]]),
+          Array.from({ length: 6 }, () => [0, 1])
+        )
+        const [warning] = yield* events(directory, "warning")
+        assert.match(JSON.stringify(warning!.data), /no_update.*every answer was empty/)
+      })
+    )
   )
 
   it.effect("shows samples where they are due and after the last, and a warning once", () =>

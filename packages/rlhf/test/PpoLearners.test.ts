@@ -5,6 +5,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect, Result } from "effect"
 import * as PpoConfig from "../src/PpoConfig.ts"
 import * as PpoLearners from "../src/PpoLearners.ts"
+import type * as PpoLoss from "../src/PpoLoss.ts"
 import * as Golden from "./Golden.ts"
 
 const oneThread = Device.layerInProcess({ provider: "cpu", threads: 1 })
@@ -248,6 +249,36 @@ describe("updates", () => {
       }).pipe(Effect.scoped, Effect.provide(oneThread))
     )
   }
+
+  it.effect("have answers to one prompt together, no more than 16, and nothing else", () =>
+    Effect.gen(function* () {
+      const learner = yield* policyLearner({})
+      let batches: ReadonlyArray<Loss.Batch<PpoLoss.PolicyFields>> = []
+      const spied: typeof learner = {
+        ...learner,
+        update: (given) => {
+          batches = given
+          return Effect.succeed([])
+        }
+      }
+      const episode = (prompt: ReadonlyArray<number>, ...completion: ReadonlyArray<number>): PpoLearners.Episode => {
+        const zeros = new Float32Array(completion.length)
+        const tokens = Int32Array.of(...prompt, ...completion)
+        return { tokens, logprobs: zeros, values: zeros, advantages: zeros, returns: zeros }
+      }
+      const episodes = [
+        episode([1, 2], 3, 4),
+        episode([1, 2], 5),
+        // The same tokens, but another prompt.
+        episode([1, 2, 5], 6),
+        episode([1], 2, 3),
+        ...Array.from({ length: 20 }, (_, i) => episode([7], i))
+      ]
+      yield* PpoLearners.policyOnly(spied).update([{ episodes, pretraining: Golden.pretraining }])
+      const units = batches[0]!.map((unit) => ("tokens" in unit ? 1 : (unit as Loss.Group).length))
+      assert.deepStrictEqual(units, [2, 1, 1, 16, 4, ...Golden.pretraining.map(() => 1)])
+    }).pipe(Effect.scoped, Effect.provide(oneThread))
+  )
 
   it.effect("of a policy alone have values of 0", () =>
     Effect.gen(function* () {
