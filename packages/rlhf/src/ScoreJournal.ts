@@ -13,7 +13,7 @@
 import * as fs from "node:fs"
 import { join } from "node:path"
 import { promisify } from "node:util"
-import { AtomicFile, type RewardModel, Run, RunLog } from "@attune/core"
+import { AtomicFile, RewardModel, Run, RunLog } from "@attune/core"
 import { Effect, Option, Schema, type Scope } from "effect"
 
 const Line = Schema.Struct({
@@ -76,8 +76,8 @@ const digestOf =
  * **Details**
  *
  * A score is used again where iteration, place, tokens and texts of the answer and the name of the reward are those it was
- * given for. Scores of other answers are warned about and left alone. Fails with `RunLogError` where the file cannot be
- * read or written.
+ * given for. Scores of other answers are warned about and left alone. Scores are checked; an error of the reward also says
+ * which answers of which iteration it was asked about. Fails with `RunLogError` where the file cannot be read or written.
  *
  * @category constructors
  * @since 0.1.0
@@ -86,7 +86,8 @@ export const open: (
   reward: RewardModel.RewardModelShape,
   options: Options
 ) => Effect.Effect<ScoreJournal, RunLog.RunLogError, Scope.Scope> = Effect.fn("ScoreJournal.open")(
-  function* (reward, options) {
+  function* (model, options) {
+    const reward = RewardModel.guarded(model)
     const { directory, resume = false } = options
     const file = directory === undefined ? undefined : yield* openFile(join(directory, "scores.jsonl"), resume)
     const known = new Map<string, { readonly digest: string; readonly score: number }>()
@@ -112,7 +113,9 @@ export const open: (
         found.map((entry, i) => entry?.digest !== digests[i]),
         options.scoreBatch
       )) {
-        const ask = reward.score(places.map((i) => answers[i]!))
+        const ask = reward
+          .score(places.map((i) => answers[i]!))
+          .pipe(Effect.mapError((error) => located(error, iteration, places, answers)))
         // Once a score is there it is kept, whatever happens.
         yield* Effect.uninterruptibleMask((restore) =>
           Effect.gen(function* () {
@@ -132,6 +135,26 @@ export const open: (
   }
 )
 
+// The reward counts the answers of one call: here is where in the run these are.
+const located = (
+  error: RewardModel.RewardModelError,
+  iteration: number,
+  places: ReadonlyArray<number>,
+  answers: ReadonlyArray<RewardModel.Answer>
+): RewardModel.RewardModelError => {
+  const place = error.answer === undefined ? undefined : places[error.answer]
+  const which = place === undefined ? `answers ${places[0]} to ${places.at(-1)}` : `answer ${place}`
+  const prompt =
+    place === undefined ? "" : `, to the prompt ${JSON.stringify(answers[place]!.prompt.text.slice(0, 80))}`
+  const { cause } = error // no property that can be spread
+  return new RewardModel.RewardModelError({
+    ...error,
+    ...(place === undefined ? {} : { answer: place }),
+    ...(cause === undefined ? {} : { cause }),
+    reason: `${error.reason} (${which} of ${answers.length} in iteration ${iteration + 1}${prompt})`
+  })
+}
+
 // Neighbouring places at which `lacking` is true, at most `most` at a time and cut as if all were lacking.
 const runs = (lacking: ReadonlyArray<boolean>, most = Infinity): ReadonlyArray<ReadonlyArray<number>> => {
   const runs: Array<Array<number>> = []
@@ -149,25 +172,25 @@ const flush = promisify(fs.fsync)
 const openFile = Effect.fnUntraced(function* (path: string, resume: boolean) {
   const failure = (cause: unknown) =>
     new RunLog.RunLogError({ path, detail: `cannot be read or written: ${AtomicFile.explain(cause)}`, cause })
-  const { file, lines, unreadable } = yield* Effect.acquireRelease(
-    Effect.try({
-      try: () => {
-        const file = fs.openSync(path, "a+")
-        const bytes = resume ? fs.readFileSync(path) : Buffer.alloc(0)
-        const size = bytes.lastIndexOf("\n") + 1 // without a last line that was cut short
-        fs.ftruncateSync(file, size)
-        const decoded = bytes
-          .toString("utf8", 0, size)
-          .split("\n")
-          .slice(0, -1)
-          .map((line) => decodeLine(line))
-        const lines = decoded.flatMap(Option.toArray)
-        return { file, lines, unreadable: decoded.length - lines.length }
-      },
-      catch: failure
-    }),
-    ({ file }) => Effect.sync(() => fs.closeSync(file))
+  const file = yield* Effect.acquireRelease(
+    Effect.try({ try: () => fs.openSync(path, "a+"), catch: failure }),
+    (file) => Effect.sync(() => fs.closeSync(file))
   )
+  const { lines, unreadable } = yield* Effect.try({
+    try: () => {
+      const bytes = resume ? fs.readFileSync(path) : Buffer.alloc(0)
+      const size = bytes.lastIndexOf("\n") + 1 // without a last line that was cut short
+      fs.ftruncateSync(file, size)
+      const decoded = bytes
+        .toString("utf8", 0, size)
+        .split("\n")
+        .slice(0, -1)
+        .map((line) => decodeLine(line))
+      const lines = decoded.flatMap(Option.toArray)
+      return { lines, unreadable: decoded.length - lines.length }
+    },
+    catch: failure
+  })
   if (unreadable > 0) yield* Effect.logWarning(`${unreadable} lines of ${path} cannot be read; their scores are lost`)
   const append = (line: Line) =>
     Effect.tryPromise({

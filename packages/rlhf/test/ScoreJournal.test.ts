@@ -108,6 +108,24 @@ it.effect("has what was scored before a slice that failed", () =>
   )
 )
 
+it.effect("says which answer of which iteration a score that is none was given for, and to which prompt", () =>
+  Effect.gen(function* () {
+    const asked = answers.map((answer, i) => ({ ...answer, prompt: Prompt.make(`ask ${i}`, [i]) }))
+    const errorOf = (own: RewardModel.RewardModelShape["score"]) =>
+      Effect.flip(score({ reward: { name: "own", score: own } }, { scoreBatch: 2 }, { iteration: 6, answers: asked }))
+    const bad = yield* errorOf((some) =>
+      Effect.succeed(Float32Array.from(some, ({ prompt }) => (prompt.text === "ask 3" ? Number.NaN : 1)))
+    )
+    assert.match(
+      bad.message,
+      /scored answer 1 of 2 as NaN; .* \(answer 3 of 5 in iteration 7, to the prompt "ask 3"\)$/
+    )
+    assert.strictEqual(bad._tag === "RewardModelError" ? bad.answer : undefined, 3)
+    const few = yield* errorOf((some) => Effect.succeed(new Float32Array(some[0]!.prompt.text === "ask 2" ? 1 : 2)))
+    assert.match(few.message, /returned 1 scores for 2 answers; .* \(answers 2 to 3 of 5 in iteration 7\)$/)
+  })
+)
+
 it.effect("drops a line that was cut short, wherever, and asks about its answers together again", () =>
   inTemporary((directory, file) =>
     Effect.gen(function* () {
