@@ -10,9 +10,10 @@ import { Prompt, type RewardModel, type Tokenizer } from "@attune/core"
  *
  * **Details**
  *
- * `tokenizer`: that of a model which reads tokens. Without one the model is given texts, and no tokens. `endOfText`: the
- * tokens of a completion end with the tokenizer's end-of-text token, where it has one: models that were trained to score
- * at that token read nothing meaningful elsewhere. Texts stay as they are.
+ * `tokenizer`: that of a model which reads tokens, by default the one that the model names. Without one the model is given
+ * texts, and no tokens. `endOfText`: the tokens of a completion end with the tokenizer's end-of-text token, where it has one:
+ * models that were trained to score at that token read nothing meaningful elsewhere. Texts stay as they are. By default so
+ * with the tokenizer that the model names, and not with one that is given.
  *
  * @category models
  * @since 0.1.0
@@ -21,6 +22,20 @@ export interface Options {
   readonly tokenizer?: Pick<Tokenizer.Tokenizer, "encode"> & Partial<Pick<Tokenizer.Tokenizer, "eosId">>
   readonly endOfText?: boolean
 }
+
+/**
+ * The options, with the model's own tokenizer and ends of text where no tokenizer is given.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const given = <O extends Options>(
+  { tokenizer }: Pick<RewardModel.RewardModelShape, "tokenizer">,
+  options: O
+): O | (O & { readonly tokenizer: Tokenizer.Tokenizer; readonly endOfText: boolean }) =>
+  options.tokenizer !== undefined || tokenizer === undefined
+    ? options
+    : { ...options, tokenizer, endOfText: options.endOfText ?? true }
 
 /**
  * Makes prompts and answers of texts.

@@ -51,10 +51,11 @@ export class RankingError extends Schema.TaggedError<RankingError>()("RankingErr
  *
  * **Details**
  *
- * `tokenizer`: that of a reward model which reads tokens; conversations are rendered by its chat template. Without one the
- * model is given texts and no tokens, and a conversation's text is `role: content` of its messages with empty lines
- * between them. `endOfText`: completions' tokens end with the tokenizer's end-of-text token, where it has one; a trained
- * reward model, which reads its score at that token, needs it.
+ * `tokenizer`: that of a reward model which reads tokens, by default the one that the model names; conversations are
+ * rendered by its chat template. Without one the model is given texts and no tokens, and a conversation's text is
+ * `role: content` of its messages with empty lines between them. `endOfText`: completions' tokens end with the tokenizer's
+ * end-of-text token, where it has one; a trained reward model, which reads its score at that token, needs it. By default so
+ * with the tokenizer that the model names, and not with one that is given.
  *
  * @category models
  * @since 0.1.0
@@ -231,10 +232,16 @@ export const score: (
   model: RewardModel.RewardModelShape,
   rankings: ReadonlyArray<Ranking.Ranking>,
   options?: Options
-) => Effect.Effect<Scored, RankingError> = Effect.fn("RankingAccuracy.score")(function* (model, rankings, options) {
+) => Effect.Effect<Scored, RankingError> = Effect.fn("RankingAccuracy.score")(function* (
+  model,
+  rankings,
+  options = {}
+) {
   const { name } = model
+  const asked: Options = Answer.given(model, options)
+  const { tokenizer } = asked
   const kept = yield* Effect.fromResult(keep(name, rankings))
-  const { answer, prompt: promptOf } = Answer.maker(options)
+  const { answer, prompt: promptOf } = Answer.maker(asked)
   const answers: Array<RewardModel.Answer> = []
   const places: Array<{ readonly kept: Kept; readonly completion: number }> = []
   const starts: Array<number> = []
@@ -244,9 +251,9 @@ export const score: (
     const prompt =
       typeof content === "string"
         ? promptOf(content)
-        : options?.tokenizer === undefined
+        : tokenizer === undefined
           ? Prompt.make(textOf(content), [], content)
-          : yield* Effect.fromResult(options.tokenizer.prompt(content)).pipe(
+          : yield* Effect.fromResult(tokenizer.prompt(content)).pipe(
               Effect.mapError((cause) => new RankingError({ ...at, reason: cause.message, cause }))
             )
     starts.push(answers.length)

@@ -14,8 +14,9 @@ import * as Judge from "./Judge.ts"
  * **Details**
  *
  * `margin`: scores that differ by no more than this are a tie; 0, the default, leaves equal scores as ties.
- * `tokenizer`: that of a reward model which reads tokens. Without one the model is given texts, and no tokens.
- * `endOfText`: answers' tokens end with the tokenizer's end-of-text token, where trained reward models read the score.
+ * `tokenizer`: that of a reward model which reads tokens, by default the one that the model names. Without one the model is
+ * given texts, and no tokens. `endOfText`: answers' tokens end with the tokenizer's end-of-text token, where trained reward
+ * models read the score; by default so with the tokenizer that the model names.
  *
  * @category models
  * @since 0.1.0
@@ -31,14 +32,14 @@ export interface Options extends Answer.Options {
  * **Details**
  *
  * Tokens: of the prompt with the tokenizer's special tokens, of the answer without them, as a policy's rollout has them
- * before its stop token; with that token where `endOfText` is asked for.
+ * before its stop token; with that token where `endOfText` says so.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const make = (model: RewardModel.RewardModelShape, options?: Options): Judge.JudgeShape => {
-  const margin = Judge.checkedMargin(options?.margin)
-  const { answer, prompt: promptOf } = Answer.maker(options)
+export const make = (model: RewardModel.RewardModelShape, options: Options = {}): Judge.JudgeShape => {
+  const margin = Judge.checkedMargin(options.margin)
+  const { answer, prompt: promptOf } = Answer.maker(Answer.given(model, options))
   const { name } = model
   return {
     name,

@@ -412,7 +412,9 @@ describe("RankingAccuracy.score", () => {
       assert.deepStrictEqual(seen.splice(0), ["0 67 68 | 99 1", "0 67 68 | 35 1", "9 8 | 99 1", "9 8 | 100 1"])
       const { eosId: _, ...endless } = scripted
       yield* RankingAccuracy.score(model, items, { tokenizer: endless, endOfText: true })
-      assert.deepStrictEqual(seen[0], "0 67 68 | 99")
+      assert.deepStrictEqual(seen.splice(0)[0], "0 67 68 | 99")
+      yield* RankingAccuracy.score({ ...model, tokenizer: { ...Tokenizer.numeric(10), ...scripted } }, items)
+      assert.deepStrictEqual(seen, ["0 67 68 | 99 1", "0 67 68 | 35 1", "9 8 | 99 1", "9 8 | 100 1"])
     })
   )
 

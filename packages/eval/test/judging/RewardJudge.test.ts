@@ -82,6 +82,28 @@ describe("RewardJudge", () => {
     })
   )
 
+  it.effect("reads a model's own tokenizer and ends of text unless told otherwise", () =>
+    Effect.gen(function* () {
+      const own = { ...Tokenizer.numeric(10), eosId: 9 }
+      const seen: Array<string> = []
+      const model = RewardModel.fromFunction(
+        "last",
+        ({ completion }) => {
+          seen.push(completion.tokens.join(" "))
+          return completion.tokens.length
+        },
+        { tokenizer: own }
+      )
+      const read = Effect.fnUntraced(function* (options?: RewardJudge.Options) {
+        yield* RewardJudge.make(model, options).compare(comparisons.slice(0, 1))
+        return seen.splice(0)
+      })
+      assert.deepStrictEqual(yield* read(), ["3 9", "4 5 6 9"])
+      assert.deepStrictEqual(yield* read({ endOfText: false }), ["3", "4 5 6"])
+      assert.deepStrictEqual(yield* read({ tokenizer: own }), ["3", "4 5 6"])
+    })
+  )
+
   it.effect("names the comparison whose score is not finite, and passes on why a model failed", () =>
     Effect.gen(function* () {
       const lying: RewardModel.RewardModelShape = {
