@@ -36,7 +36,9 @@ const flags = {
     Flag.withDefault(25)
   ),
   rows: CommonFlags.count("rows").pipe(
-    Flag.withDescription("Most rankings to learn from. Default 250 on the help desk, all of a file"),
+    Flag.withDescription(
+      "Most rankings to take, a fifth of which is held out to measure on. Default 250 on the help desk, all of a file"
+    ),
     Flag.optional
   ),
   maxNewTokens: CommonFlags.count("max-new-tokens").pipe(
@@ -129,17 +131,29 @@ export const command = Command.make(
       }
       const sizes = chosen.quick ? quickSizes : deskSizes
       const everything = { ...sizes, rankings: Infinity, demonstrations: Infinity, prompts: Infinity }
-      const most = { ...(isDesk || chosen.quick ? sizes : everything) }
-      const limits = {
-        ...most,
-        rankings: Math.min(
-          most.rankings,
-          Option.getOrElse(chosen.rows, () => most.rankings)
-        )
-      }
+      const most = isDesk || chosen.quick ? sizes : everything
+      const rows = Option.getOrElse(chosen.rows, () => most.rankings)
+      const limits = { ...most, rankings: chosen.quick ? Math.min(rows, most.rankings) : rows }
       const material: RlhfMaterial.Material = isDesk
         ? RlhfMaterial.ofDesk(base, limits, maxNewTokens, seed)
         : yield* RlhfMaterial.ofFiles(base, chosen, limits)
+      if (chosen.until === "sft" && material.demonstrations.length === 0) {
+        const message = "there is nothing to do until sft: give --demonstrations to fine-tune on, or a later stage"
+        return yield* new CommonFlags.ExampleError({ message })
+      }
+      const room = base.decoder.contextLength - maxNewTokens
+      const prompted = Effect.fnUntraced(function* (flag: string, contents: ReadonlyArray<Prompt.Content> | undefined) {
+        if (contents === undefined || chosen.until !== "ppo") return undefined
+        const prompts = yield* Effect.forEach(contents, (content) => Effect.fromResult(tokenizer.prompt(content)))
+        return yield* RlhfMaterial.answerable(flag, prompts, room)
+      })
+      // Before anything is trained, so that what is wrong with them is not said after minutes.
+      const ownPrompts = yield* prompted("--prompts", material.prompts)
+      const ownTests = yield* prompted("test prompts", material.test.prompts)
+      if (ownTests !== undefined && ownTests.length < material.test.prompts!.length) {
+        const message = `the help desk's prompts need a longer context than the model's: ${room} tokens are left for them`
+        return yield* new CommonFlags.ExampleError({ message })
+      }
 
       // 1. Supervised fine-tuning, with a little pretraining text mixed in: where PPO starts, and what it is held to.
       const fineTune = Effect.fn("Rlhf.fineTune")(function* () {
@@ -167,14 +181,29 @@ export const command = Command.make(
 
       // 2. A reward model from rankings, whose scores of demonstrations are 0 on average.
       const rankings = yield* material.rankings(reference)
-      const { heldOut, train } = yield* Effect.fromResult(RankingSet.split(rankings, { share: ranking.heldOut, seed }))
-      const read = (of: typeof rankings) => RankingSet.make(reference, of, { copies: "remove", tooLong: "skip" })
-      const learned = yield* read(train)
-      const unseen = yield* read(heldOut)
+      const set = yield* RankingSet.make(reference, rankings, { copies: "remove", tooLong: "skip" })
+      const { heldOut, train } = yield* Effect.fromResult(
+        RankingSet.split(set.rankings, { share: ranking.heldOut, seed })
+      )
+      const counted = RlhfScores.counted(set.summary, heldOut.length)
+      yield* Console.log(`rankings: ${counted}`)
+      // Each once, since a prompt may have several rankings.
+      const promptsOf = (what: string, of: typeof train) =>
+        chosen.until === "reward-model"
+          ? Effect.succeed([])
+          : RlhfMaterial.answerable(what, [...new Map(of.map(({ prompt }) => [prompt.text, prompt])).values()], room)
+      const tests = ownTests ?? (yield* promptsOf("prompts of rankings held out", heldOut))
+      const isTest = new Set(tests.map(({ text }) => text))
+      const asked = ownPrompts ?? (yield* promptsOf("prompts of rankings to learn from", train))
+      const answered = asked.filter(({ text }) => !isTest.has(text))
+      if (answered.length < asked.length) {
+        const left = `${asked.length - answered.length} of ${asked.length}`
+        yield* Effect.logWarning(`--prompts: ${left} are of rankings held out, and left for measuring`)
+      }
       const scorer = yield* OrtScalarModel.make(ScalarHead.initial(sft, { seed }))
       const rate = LearningRate.cosine(
         ranking.learningRate,
-        Epochs.steps(learned.rankings.length, ranking),
+        Epochs.steps(train.length, ranking),
         ranking.learningRate / 10
       )
       const rewardLearner = yield* OrtLearner.make({
@@ -182,10 +211,10 @@ export const command = Command.make(
         loss: RewardModelling.loss(),
         optimizer: Optimizer.adamW({ learningRate: rate, maxGradNorm: 1 })
       })
-      yield* RewardModelling.train(rewardLearner, learned.rankings, { ...ranking, seed, ...kept("reward-model") })
+      yield* RewardModelling.train(rewardLearner, train, { ...ranking, seed, ...kept("reward-model") })
       if (material.demonstrations.length > 0) yield* RewardModelling.centre(scorer, material.demonstrations)
       yield* Pretrained.save(scorer, saved("reward-model"))
-      const accuracy = yield* RlhfScores.heldOutAccuracy(scorer, unseen.rankings)
+      const accuracy = yield* RlhfScores.heldOutAccuracy(scorer, heldOut)
       const rewardScores = RankingAccuracy.scores(accuracy, { system: "reward model" })
       for (const line of Comparison.table(rewardScores)) yield* Console.log(line)
 
@@ -202,7 +231,7 @@ export const command = Command.make(
             models: [{ name: "base", source: chosen.model }],
             datasets: material.datasets
           }),
-          sections: [...sections, RlhfScores.rewardModel(accuracy, seed)]
+          sections: [...sections, RlhfScores.rewardModel(accuracy, counted, seed)]
         })
         yield* Console.log(
           `models: ${join(out, "*/model")}   report: ${report.html}   summary: ${summary}   ${seconds.toFixed(0)} s`
@@ -212,12 +241,6 @@ export const command = Command.make(
 
       // 3. PPO against the reward model, and where there is pretraining text, PPO-ptx.
       const reward = OrtScalarModel.rewardModel(scorer)
-      const prompted = (contents: ReadonlyArray<Prompt.Content>) =>
-        Effect.forEach(contents, (content) => Effect.fromResult(tokenizer.prompt(content)))
-      const answered = yield* material.prompts === undefined
-        ? Effect.succeed(learned.rankings.map(({ prompt }) => prompt))
-        : prompted(material.prompts)
-      const fits = ({ tokens }: Prompt.Prompt) => tokens.length + maxNewTokens <= base.decoder.contextLength
       const start = yield* scorer.snapshot
       const optimise = Effect.fn("Rlhf.optimise")(function* (name: string, ptx: PpoConfig.Ptx | null) {
         const config = yield* Effect.fromResult(settings(chosen, ptx))
@@ -228,7 +251,7 @@ export const command = Command.make(
           yield* OrtLearner.make({ model: values, ...PpoLearners.valueOptions(config) })
         )
         yield* Ppo.train(learners, config, {
-          prompts: answered.filter(fits),
+          prompts: answered,
           ...(ptx === null ? {} : { pretraining: material.pretraining }),
           ...kept(name)
         }).pipe(
@@ -245,14 +268,11 @@ export const command = Command.make(
       ]
 
       // 4. The paper's evaluation in small: preferred to the supervised model, by whom, and at what price.
-      const test = yield* material.test.prompts === undefined
-        ? Effect.succeed(unseen.rankings.map(({ prompt }) => prompt).filter(fits))
-        : prompted(material.test.prompts)
       const measured = yield* RlhfScores.measure({
         reference: { name: "SFT", policy: reference },
         systems,
         reward,
-        prompts: test,
+        prompts: tests,
         gold: material.test.gold,
         documents: material.test.documents,
         bestOf,

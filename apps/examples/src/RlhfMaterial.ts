@@ -150,6 +150,29 @@ export const ofDesk = (
   }
 }
 
+/**
+ * The prompts that can be answered: those that have tokens, and no more than `room`, which is what answers leave of
+ * the context. Says how many are left out; fails where none is left. `what` they are called.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const answerable = Effect.fnUntraced(function* (
+  what: string,
+  prompts: ReadonlyArray<Prompt.Prompt>,
+  room: number
+) {
+  const kept = prompts.filter(({ tokens }) => tokens.length > 0 && tokens.length <= room)
+  const rule = `a prompt must not be empty, nor longer than the ${room} tokens that --max-new-tokens leaves of the context`
+  const left = prompts.length - kept.length
+  if (kept.length === 0) {
+    const message = `${what}: none of ${prompts.length} can be answered; ${rule}`
+    return yield* new CommonFlags.ExampleError({ message })
+  }
+  if (left > 0) yield* Effect.logWarning(`${what}: ${left} of ${prompts.length} are left out; ${rule}`)
+  return kept
+})
+
 const PromptLine = Schema.Struct({ prompt: Prompt.FileContent })
 
 // Documents that are held out of the pretraining text, to see what the model loses of it.
@@ -166,10 +189,14 @@ export const ofFiles = Effect.fn("RlhfMaterial.ofFiles")(function* (
   chosen: { readonly [K in keyof typeof flags]: Option.Option<string> },
   most: Sizes
 ) {
+  const empty = (path: string, what: string) => new CommonFlags.ExampleError({ message: `${path}: ${what}` })
   const lines = <A>(file: Option.Option<string>, schema: Schema.Codec<A, unknown>, count: number) =>
     Option.match(file, {
       onNone: () => Effect.succeed([] as ReadonlyArray<A>),
-      onSome: (path) => Effect.map(JsonLines.read(path, schema), (all) => all.slice(0, count))
+      onSome: Effect.fnUntraced(function* (path) {
+        const all = yield* JsonLines.read(path, schema)
+        return all.length > 0 ? all.slice(0, count) : yield* empty(path, "is empty; write one JSON object a line")
+      })
     })
   const rankings = yield* lines(chosen.rankings, Ranking.Ranking, most.rankings)
   const demonstrations = yield* lines(chosen.demonstrations, Demonstration.Demonstration, most.demonstrations)
@@ -185,6 +212,9 @@ export const ofFiles = Effect.fn("RlhfMaterial.ofFiles")(function* (
     ),
     Math.min(contextLength, 256)
   )
+  if (Option.isSome(chosen.pretraining) && windows.length < 2) {
+    return yield* empty(chosen.pretraining.value, "is too short: some of its text is held out to measure on")
+  }
   const heldOut = Math.ceil(windows.length * heldOutDocuments)
   const sizes = {
     rankings: rankings.length,

@@ -4,7 +4,16 @@
  *
  * @since 0.1.0
  */
-import { type Policy, type Prompt, type RewardModel, Rollout, RunLog, type ScalarModel, type Sft } from "@attune/core"
+import {
+  type Policy,
+  Progress,
+  type Prompt,
+  type RewardModel,
+  Rollout,
+  RunLog,
+  type ScalarModel,
+  type Sft
+} from "@attune/core"
 import {
   AlignmentTax,
   Judge,
@@ -96,6 +105,9 @@ const losses = Effect.fnUntraced(function* (
 export const measure = Effect.fn("RlhfScores.measure")(function* (options: Options) {
   const { bestOf, documents, gold, maxNewTokens, prompts, reference, reward, seed, systems } = options
   const task = "held-out prompts"
+  const progress = yield* Progress.start({ label: "evaluation", total: 3 + 3 * systems.length })
+  let done = 0
+  const counting = <A, E, R>(part: Effect.Effect<A, E, R>) => Effect.tap(part, () => progress.update(++done))
 
   const answer = Effect.fnUntraced(function* ({ name, policy }: System) {
     const completions = yield* policy.sample(prompts, { maxNewTokens, seed })
@@ -118,9 +130,9 @@ export const measure = Effect.fn("RlhfScores.measure")(function* (options: Optio
     }
   })
 
-  const before = yield* answer(reference)
-  const trained = yield* Effect.forEach(systems, answer)
-  const all: ReadonlyArray<Answered> = [before, ...trained, yield* chosen()]
+  const before = yield* counting(answer(reference))
+  const trained = yield* Effect.forEach(systems, (system) => counting(answer(system)))
+  const all: ReadonlyArray<Answered> = [before, ...trained, yield* counting(chosen())]
   const answerScores = yield* Effect.forEach(all, ({ rewards, system, texts }) =>
     Effect.all([
       ...(gold === undefined
@@ -146,31 +158,36 @@ export const measure = Effect.fn("RlhfScores.measure")(function* (options: Optio
       const sample = yield* Effect.fromResult(KlFromReference.perResponse(responses, "k1"))
       const named = { system, task, metric: `KL from ${reference.name}`, unit: "nats/response", higherIsBetter: false }
       return Score.mean(named, sample)
-    })
+    }, counting)
   )
 
   const documentScores = (system: System) =>
-    Effect.forEach(Object.entries(documents), ([task, of]) => losses(system, task, of))
+    counting(Effect.forEach(Object.entries(documents), ([task, of]) => losses(system, task, of)))
   const documentsBefore = yield* documentScores(reference)
   const documentsAfter = yield* Effect.forEach(systems, documentScores)
 
+  // Answers of one text may be worth different rewards, as one that ended and one that was cut: a judge for each system.
+  const byReward = ({ rewards, texts }: Answered) =>
+    Judge.fromScore("learned reward", ({ completion, id }) => {
+      const i = Number(id)
+      return completion === texts[i] ? rewards[i]! : before.rewards[i]!
+    })
   const judges = [
     ...(gold === undefined
       ? []
-      : [Judge.fromScore("gold labeller", ({ completion, id }) => gold(Number(id), completion))]),
-    Judge.fromScore("learned reward", ({ completion, id }) => rewardOf.get(`${id}\n${completion}`)!)
+      : [() => Judge.fromScore("gold labeller", ({ completion, id }) => gold(Number(id), completion))]),
+    byReward
   ]
-  const rewardOf = new Map<string, number>(
-    all.flatMap(({ rewards, texts }) => texts.map((text, i) => [`${i}\n${text}`, rewards[i]!] as const))
-  )
-  const judged = yield* Effect.forEach(judges, (judge) =>
-    Effect.forEach(all.slice(1), ({ system, texts }) =>
-      WinRate.compare(
+  const judged = yield* Effect.forEach(judges, (judgeOf) =>
+    Effect.forEach(all.slice(1), (answered) => {
+      const { system, texts } = answered
+      const judge = judgeOf(answered)
+      return WinRate.compare(
         judge,
         texts.map((first, i) => ({ id: String(i), prompt: prompts[i]!.text, first, second: before.texts[i]! })),
         { session: judge.name, first: system, second: reference.name }
       )
-    )
+    })
   )
   const winRates = judged.flat().map(({ score }) => score)
 
@@ -232,7 +249,7 @@ export const measure = Effect.fn("RlhfScores.measure")(function* (options: Optio
     }
   ]
   return { scores, sections }
-})
+}, Effect.scoped)
 
 /**
  * How a reward model ranks answers that it was not trained on.
@@ -263,14 +280,30 @@ export const heldOutAccuracy = Effect.fn("RlhfScores.heldOutAccuracy")(function*
 })
 
 /**
+ * What became of the rankings, in a sentence.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const counted = ({ copies, given, kept, pairs, tied, tooLong }: RankingSet.Summary, heldOut: number): string => {
+  const left = [
+    ...(tied > 0 ? [`${tied} all tied`] : []),
+    ...(tooLong > 0 ? [`${tooLong} too long for the model's context`] : [])
+  ]
+  const without = left.length === 0 ? "" : ` of ${given} (without ${left.join(", ")})`
+  const twice = copies === 0 ? "" : `; ${copies} answers that stood twice in their ranking are removed`
+  return `${kept}${without}, ${pairs} pairs; ${kept - heldOut} to learn from, ${heldOut} held out${twice}`
+}
+
+/**
  * The reward model's part of the report.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const rewardModel = (accuracy: RankingAccuracy.Scored, seed: number): Report.Section => ({
+export const rewardModel = (accuracy: RankingAccuracy.Scored, counted: string, seed: number): Report.Section => ({
   title: "Reward model",
-  text: "On rankings of prompts that it was not trained on.",
+  text: `On rankings of prompts that it was not trained on. Rankings: ${counted}.`,
   blocks: [
     RankingAccuracy.table([accuracy]),
     RankingAccuracy.reliability([RankingAccuracy.calibration(accuracy, { seed, resamples: 1000 })])

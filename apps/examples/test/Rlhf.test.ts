@@ -78,6 +78,37 @@ describe("from files of feedback", () => {
     })
   )
 
+  it.live("what cannot be used is named before anything is trained", () =>
+    Effect.gen(function* () {
+      const given = ["--model", model, "--rankings", file("r.jsonl", rankings), "--quick", "--quiet"]
+      const attempt = Effect.fnUntraced(function* (message: RegExp, ...args: ReadonlyArray<string>) {
+        const out = fresh()
+        refused(yield* example("rlhf", ...given, ...args, "--out", out), message)
+        assert.isFalse(existsSync(join(out, "reward-model")))
+      })
+      yield* attempt(/nothing to do until sft.*--demonstrations/, "--until", "sft")
+      yield* attempt(/p\.jsonl: is empty/, "--prompts", file("p.jsonl", ""))
+      yield* attempt(/t\.txt: is too short/, "--pretraining", file("t.txt", "A text."))
+      const long = jsonLines(words.map((word) => ({ prompt: `${"very ".repeat(99)}${word}` })))
+      yield* attempt(/--prompts: none of 8.*--max-new-tokens/, "--prompts", file("p.jsonl", long))
+    })
+  )
+
+  it.live("what does not fit is left out, and counted", () =>
+    Effect.gen(function* () {
+      const long = jsonLines([{ prompt: "very ".repeat(99), completions: ["a", "b"], ranks: [1, 2] }])
+      const ofRankings = words.map((word) => ({ prompt: `Ticket: My ${word} is broken.\nSummary:` }))
+      const prompts = jsonLines([...ofRankings, { prompt: "" }, { prompt: "very ".repeat(99) }])
+      const args = ["--model", model, "--rankings", file("r.jsonl", long + rankings), "--max-new-tokens", "6"]
+      const more = ["--prompts", file("p.jsonl", prompts), "--quick", "--quiet", "--out", fresh()]
+      const shown = yield* example("rlhf", ...args, ...more)
+      assert.strictEqual(shown.code, 0, shown.err)
+      assert.match(shown.out, /rankings: 8 of 9 \(without 1 too long for the model's context\), 24 pairs; 6 to learn/)
+      assert.match(shown.err, /--prompts: 2 of 10 are left out/)
+      assert.match(shown.err, /--prompts: 2 of 8 are of rankings held out/)
+    })
+  )
+
   it.live("feedback without rankings is refused", () =>
     Effect.gen(function* () {
       const prompts = file("p.jsonl", `{"prompt": "a"}\n`)
