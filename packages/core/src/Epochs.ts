@@ -82,7 +82,7 @@ export interface Subject {
  * Shows progress, logs every step, and writes checkpoints where a directory is given; an interrupted run leaves one, and
  * a resumed run continues bit for bit. Only the steps of this call are returned. Where there are fewer examples than
  * `batchSize`, every step takes all of them. Fails with `LearnerError` (reason `input`) before the first step where there is
- * no example, and for counts below 1.
+ * no example, and for counts below 1; and where the learner's option `stop` ends an update, once the steps taken are logged.
  *
  * @category running
  * @since 0.1.0
@@ -101,7 +101,7 @@ export const train: <F extends Fields, E = never, R = never>(
   options: Options<E, R> = {}
 ) {
   const { batchSize = 16, epochEnd, epochs = 1, seed = 0 } = options
-  const refuse = (message: string) => new LearnerError({ reason: "input", step: 0, message })
+  const refuse = (message: string, step = 0) => new LearnerError({ reason: "input", step, message })
   for (const [name, count] of Object.entries({ epochs, batchSize })) {
     if (Number.isSafeInteger(count) && count >= 1) continue
     return yield* refuse(`${name} must be a whole number from 1, got ${count}`)
@@ -139,6 +139,13 @@ export const train: <F extends Fields, E = never, R = never>(
             Effect.logError(`the steps before the failure were not recorded: ${error.message}`)
           )
     )
+    if (metrics.length < batches.length) {
+      if (metrics.length > 0) yield* run.record(metrics)
+      return yield* refuse(
+        `the learner stopped after step ${step + metrics.length}, as its option stop says; train in epochs without it`,
+        step + metrics.length
+      )
+    }
     const ended = epochEnd !== undefined && until % perEpoch === 0
     const events = ended ? [{ name: "epoch", data: yield* epochEnd(until / perEpoch) }] : []
     yield* run.record(metrics, events)

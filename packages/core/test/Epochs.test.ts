@@ -132,4 +132,19 @@ describe("the end of an epoch", () => {
       }).pipe(Effect.provide(quiet))
     )
   )
+
+  it.effect("a learner that stops by itself ends the run, with the steps that it took in the log", () =>
+    inTemporary((directory) =>
+      Effect.gen(function* () {
+        const { learner } = counting()
+        const stopping = {
+          ...learner,
+          update: (batches: ReadonlyArray<Batch<NoFields>>) => learner.update(batches.slice(1))
+        }
+        const error = yield* Effect.flip(Epochs.train(stopping, examples, subject, { batchSize: 1, directory }))
+        assert.match(error.message, /stopped after step 2, .*without it/)
+        assert.deepStrictEqual((yield* lines(directory)).length, 3)
+      }).pipe(Effect.provide(quiet))
+    )
+  )
 })
