@@ -95,11 +95,11 @@ export interface Trained {
  * the sampler reported: the first optimizer step reports how far the learner disagrees with them
  * (`rollout/max_logprob_difference`).
  *
- * Shows progress, logs every iteration with samples and warnings, and writes checkpoints where a directory is given, of which
- * `checkpointEvery` (default 10) and every other count are in iterations. It can be interrupted, and sampling and scoring may
- * fail, at any moment: the newest whole iteration is kept, and scores as soon as they are known. An update is finished
- * first; where it fails, what is kept is the last checkpoint. A resumed run continues bit for bit, whoever gives the
- * scores: those that it had are not asked for again.
+ * Shows progress, logs every iteration with warnings and samples (their score is the reward's own), and writes checkpoints
+ * where a directory is given, of which `checkpointEvery` (default 10) and every other count are in iterations. It can be
+ * interrupted, and sampling and scoring may fail, at any moment: the newest whole iteration is kept, and scores as soon as
+ * they are known. An update is finished first; where it fails, what is kept is the last checkpoint. A resumed run continues
+ * bit for bit, whoever gives the scores: those that it had are not asked for again.
  *
  * Fails with `PpoError` before anything is sampled where models, prompts and settings do not fit, and with the errors of
  * sampler, reward model and learners as they are; scores are checked.
@@ -329,6 +329,12 @@ const complaint = (
 ): PpoError | undefined => {
   const refuse = (reason: string, prompt?: number) =>
     new PpoError({ reason, ...(prompt === undefined ? {} : { prompt }) })
+  if (reference === policy) {
+    return refuse(
+      `the reference is the policy ${policy.name} itself, so that both would change and no penalty would be left; ` +
+        "make another model of the same weights"
+    )
+  }
   const foreign = Tokenizer.difference(policy.tokenizer, reference.tokenizer)
   if (foreign !== undefined) {
     return refuse(

@@ -134,6 +134,14 @@ describe("what cannot work is refused before anything is sampled", () => {
     )
   }
 
+  it.effect("a reference that is the policy itself", () =>
+    Effect.gen(function* () {
+      const own = Scripted.learners()
+      const error = yield* Effect.flip(Scripted.train(own, Scripted.config(), { reference: own.policy }))
+      assert.match(error.message, /^PPO: the reference is the policy scripted itself/)
+    })
+  )
+
   it.effect("a prompt that leaves room for one token is taken", () => {
     const prompts = [Prompt.make("", new Int32Array(7).fill(1))]
     return Scripted.train(Scripted.learners(), Scripted.config(), { prompts })
