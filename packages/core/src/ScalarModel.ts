@@ -15,8 +15,8 @@ import type { Tokenizer } from "./Tokenizer.ts"
  * **Details**
  *
  * `values` returns for each continuation the numbers `[T]` of the states before its completion's tokens: entry `t` was told
- * the prompt and `t` tokens of the completion. `scores` returns one number per continuation, read at its last token. Both
- * fail when a sequence is longer than `contextLength`, which `scores` may fill.
+ * the prompt and `t` tokens of the completion. `scores` returns one number per continuation, read at its last token; it
+ * needs no prompt, only a token. Both fail when a sequence is longer than `contextLength`, which `scores` may fill.
  *
  * `rescale` changes the head so that every number `x` becomes `gain x + bias`.
  *

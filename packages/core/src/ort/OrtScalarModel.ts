@@ -8,6 +8,7 @@ import type { Pretrained } from "../hub/Pretrained.ts"
 import type { LanguageOutputs, ScalarOutputs } from "../Loss.ts"
 import { ModelError } from "../ModelError.ts"
 import * as Heads from "../nn/Heads.ts"
+import type { Continuation } from "../Policy.ts"
 import * as RewardModel from "../RewardModel.ts"
 import type { ScalarModelShape } from "../ScalarModel.ts"
 import * as Tensor from "../Tensor.ts"
@@ -27,6 +28,14 @@ export interface OrtScalarModel extends ScalarModelShape, ResidentModel.Trainabl
   readonly snapshot: Effect.Effect<Pretrained, ModelError>
 }
 
+// A number is read after all tokens, wherever the prompt ends: one that is missing is no obstacle.
+const withPrompt = (continuation: Continuation): Continuation => {
+  const { completion, prompt } = continuation
+  if (prompt.length > 0) return continuation
+  const tokens = Int32Array.from(completion)
+  return { prompt: tokens.subarray(0, 1), completion: tokens.subarray(1) }
+}
+
 // What scalar models say, of weights that are on the device.
 const heads = Effect.fnUntraced(function* (
   model: ResidentModel.ResidentModel
@@ -42,7 +51,7 @@ const heads = Effect.fnUntraced(function* (
   return {
     values: (continuations) => score(continuations),
     scores: (continuations) =>
-      Effect.map(score(continuations, { states: "last" }), (values) =>
+      Effect.map(score(continuations.map(withPrompt), { states: "last" }), (values) =>
         Float32Array.from(values, (states) => states.at(-1)!)
       ),
     rescale: Effect.fn("OrtScalarModel.rescale")(function* ({ bias, gain }) {
@@ -150,6 +159,14 @@ export const rewardModel = (model: ScalarModelShape): RewardModel.RewardModelSha
     if (untokenized >= 0) {
       const reason = `answer ${untokenized} has text but no tokens; tokenize it with the model's tokenizer`
       return yield* new RewardModel.RewardModelError({ model: model.name, answer: untokenized, reason })
+    }
+    const lengths = answers.map(({ completion, prompt }) => prompt.tokens.length + completion.tokens.length)
+    const long = lengths.findIndex((length) => length > model.contextLength)
+    if (long >= 0) {
+      const reason =
+        `answer ${long} has ${lengths[long]} tokens with its prompt, more than the model's context of ` +
+        `${model.contextLength}; shorten it, or leave it out`
+      return yield* new RewardModel.RewardModelError({ model: model.name, answer: long, reason })
     }
     const scores = yield* model
       .scores(answers.map(({ completion, prompt }) => ({ prompt: prompt.tokens, completion: completion.tokens })))

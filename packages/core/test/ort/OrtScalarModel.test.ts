@@ -200,7 +200,7 @@ describe("values and scores", () => {
       for (const ask of asks) {
         for (const [bad, message] of [
           [long, /continuation 1 has 97 tokens; the model's context is 96/],
-          [{ prompt: [], completion: [2] }, /prompt of continuation 1 has no tokens/],
+          [{ prompt: [], completion: ask === model.values ? [2] : [] }, /prompt of continuation 1 has no tokens/],
           [{ prompt: [29], completion: [] }, /prompt of continuation 1 has the token 29; the model's ids are 0 to 28/]
         ] as const) {
           const error = yield* Effect.flip(ask([good, bad]))
@@ -298,6 +298,10 @@ describe("rewardModel", () => {
       assert.deepStrictEqual(scores, yield* model.scores(continuations))
       assert.isAbove(Math.abs(scores[0]! - scores[1]!), 0.01)
       assert.deepStrictEqual(yield* reward.score([]), new Float32Array(0))
+      // What the prompt is makes no difference, nor whether there is one.
+      const split = yield* reward.score([answer([], [1, 2, 3, 0]), answer([1, 2, 3], [0])])
+      assert.closeTo(split[0]!, scores[0]!, 1e-6)
+      assert.closeTo(split[1]!, scores[0]!, 1e-6)
     }).pipe(Effect.scoped, Effect.provide(device))
   )
 
@@ -311,8 +315,8 @@ describe("rewardModel", () => {
       assert.match(untokenized.message, /answer 1 has text but no tokens; tokenize it with the model's tokenizer/)
       const long = Array.from({ length: 96 }, () => 2)
       const tooLong = yield* Effect.flip(reward.score([good, answer([1], long)]))
-      assert.include(tooLong, { _tag: "RewardModelError", model: model.name })
-      assert.match(tooLong.message, /continuation 1 has 97 tokens; the model's context is 96/)
+      assert.include(tooLong, { _tag: "RewardModelError", model: model.name, answer: 1 })
+      assert.match(tooLong.message, /answer 1 has 97 tokens with its prompt, more than the model's context of 96/)
       yield* model.rescale({ gain: 1, bias: Number.NaN })
       const infinite = yield* Effect.flip(reward.score([good]))
       assert.include(infinite, { _tag: "RewardModelError", answer: 0 })
