@@ -87,7 +87,7 @@ export interface ScoredRanking {
   readonly ranking: Ranking.Ranking
   /** Its place among all rankings that were given. */
   readonly id: string
-  /** Its prompt, by the place of the first ranking that has it. */
+  /** Its prompt, by the place of the first ranking that has it; without a prompt, the ranking itself. */
   readonly cluster: string
   readonly scores: Float64Array
   readonly pairs: ReadonlyArray<Pair>
@@ -177,7 +177,8 @@ const assemble = (
     }
     const bad = scores.findIndex((score) => !Number.isFinite(score))
     if (bad >= 0) return fail(`scored as ${scores[bad]}; a score must be a finite number`, bad)
-    const prompt = JSON.stringify(ranking.prompt)
+    // Without a prompt every ranking stands for itself.
+    const prompt = ranking.prompt.length === 0 ? String(index) : JSON.stringify(ranking.prompt)
     if (!clusters.has(prompt)) clusters.set(prompt, String(index))
     scored.push({
       ranking,

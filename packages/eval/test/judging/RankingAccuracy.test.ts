@@ -76,6 +76,18 @@ describe("RankingAccuracy", () => {
     assert.closeTo(metric(hand, "margin").value, (1 + 1 + 0 - 1 + 3) / 5, 1e-15)
   })
 
+  it("takes rankings without a prompt for rankings of different ones", () => {
+    const bare = [ranking("", [2, 1]), ranking("", [1, 2])]
+    const scored = fromScores("bare", bare, [
+      [0, 1],
+      [0, 1]
+    ])
+    assert.deepStrictEqual(
+      scored.rankings.map(({ cluster }) => cluster),
+      ["0", "1"]
+    )
+  })
+
   it("leaves ties of the ranks out of the pairs", () => {
     const scored = ranked([1, 2, 2, 3], [3, 1, 2, 0])
     assert.deepStrictEqual(
