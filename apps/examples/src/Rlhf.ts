@@ -192,13 +192,24 @@ export const command = Command.make(
         chosen.until === "reward-model"
           ? Effect.succeed([])
           : RlhfMaterial.answerable(what, [...new Map(of.map(({ prompt }) => [prompt.text, prompt])).values()], room)
-      const tests = ownTests ?? (yield* promptsOf("prompts of rankings held out", heldOut))
+      // Whole dialogues that do not begin alike are rankings without a prompt: then prompts are held out of those to answer.
+      const canAnswer = heldOut.some(({ prompt }) => RlhfMaterial.canAnswer(prompt, room))
+      const tests =
+        ownTests ??
+        (!canAnswer && ownPrompts !== undefined
+          ? (yield* Effect.fromResult(
+              RankingSet.split(
+                ownPrompts.map((prompt) => ({ prompt })),
+                { share: ranking.heldOut, seed }
+              )
+            )).heldOut.map(({ prompt }) => prompt)
+          : yield* promptsOf("prompts of rankings held out (without --prompts)", heldOut))
       const isTest = new Set(tests.map(({ text }) => text))
-      const asked = ownPrompts ?? (yield* promptsOf("prompts of rankings to learn from", train))
+      const asked = ownPrompts ?? (yield* promptsOf("prompts of rankings to learn from (without --prompts)", train))
       const answered = asked.filter(({ text }) => !isTest.has(text))
       if (answered.length < asked.length) {
         const left = `${asked.length - answered.length} of ${asked.length}`
-        yield* Effect.logWarning(`--prompts: ${left} are of rankings held out, and left for measuring`)
+        yield* Effect.logWarning(`--prompts: ${left} are held out to measure on`)
       }
       const scorer = yield* OrtScalarModel.make(ScalarHead.initial(sft, { seed }))
       const rate = LearningRate.cosine(

@@ -151,8 +151,16 @@ export const ofDesk = (
 }
 
 /**
- * The prompts that can be answered: those that have tokens, and no more than `room`, which is what answers leave of
- * the context. Says how many are left out; fails where none is left. `what` they are called.
+ * Whether a prompt can be answered: it has tokens, and no more than `room`, which is what answers leave of the context.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const canAnswer = ({ tokens }: Prompt.Prompt, room: number): boolean =>
+  tokens.length > 0 && tokens.length <= room
+
+/**
+ * The prompts that can be answered. Says how many are left out; fails where none is left. `what` they are called.
  *
  * @category constructors
  * @since 0.1.0
@@ -162,7 +170,7 @@ export const answerable = Effect.fnUntraced(function* (
   prompts: ReadonlyArray<Prompt.Prompt>,
   room: number
 ) {
-  const kept = prompts.filter(({ tokens }) => tokens.length > 0 && tokens.length <= room)
+  const kept = prompts.filter((prompt) => canAnswer(prompt, room))
   const rule = `a prompt must not be empty, nor longer than the ${room} tokens that --max-new-tokens leaves of the context`
   const left = prompts.length - kept.length
   if (kept.length === 0) {

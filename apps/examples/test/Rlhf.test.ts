@@ -105,7 +105,18 @@ describe("from files of feedback", () => {
       assert.strictEqual(shown.code, 0, shown.err)
       assert.match(shown.out, /rankings: 8 of 9 \(without 1 too long for the model's context\), 24 pairs; 6 to learn/)
       assert.match(shown.err, /--prompts: 2 of 10 are left out/)
-      assert.match(shown.err, /--prompts: 2 of 8 are of rankings held out/)
+      assert.match(shown.err, /--prompts: 2 of 8 are held out/)
+    })
+  )
+
+  it.live("prompts are held out of those to answer where rankings have none", () =>
+    Effect.gen(function* () {
+      const bare = jsonLines(words.map((word) => ({ chosen: `Good ${word} here.`, rejected: `Bad ${word}.` })))
+      const prompts = jsonLines(words.map((word) => ({ prompt: `Ticket: My ${word} is broken.` })))
+      const args = ["--model", model, "--rankings", file("r.jsonl", bare), "--prompts", file("p.jsonl", prompts)]
+      const shown = yield* example("rlhf", ...args, "--max-new-tokens", "6", "--quick", "--quiet", "--out", fresh())
+      assert.strictEqual(shown.code, 0, shown.err)
+      assert.match(shown.err, /2 of 8 are held out/)
     })
   )
 
