@@ -250,7 +250,8 @@ export interface FunctionOptions extends BatchOptions {
  * **Gotchas**
  *
  * A synchronous function, or a synchronous stretch of another, cannot be timed out: nothing else runs until it returns.
- * Nor can an effect that is uninterruptible. A promise that does not listen to the signal works on, unheard. Throws a `RangeError` for settings that make no sense.
+ * Nor can an effect that is uninterruptible. A promise that does not listen to the signal works on, unheard. Throws a
+ * `RangeError` for settings that make no sense.
  *
  * **Example** (Asking a service that is sometimes slow)
  *
@@ -322,8 +323,8 @@ export const fromBatchFunction = (
  *
  * **Details**
  *
- * All answers of a call are one attempt. An error that the model throws becomes a `RewardModelError`. What interrupts the model when its time is up is its own affair; see
- * {@link fromFunction} for what cannot be interrupted.
+ * All answers of a call are one attempt. An error that the model throws becomes a `RewardModelError`. What interrupts the
+ * model when its time is up is its own affair; see {@link fromFunction} for what cannot be interrupted.
  *
  * @category constructors
  * @since 0.1.0
