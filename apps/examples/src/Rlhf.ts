@@ -32,12 +32,12 @@ const flags = {
     Flag.withDefault("ppo")
   ),
   iterations: CommonFlags.count("iterations").pipe(
-    Flag.withDescription("Iterations of PPO, and of PPO-ptx. Default 25"),
-    Flag.withDefault(25)
+    Flag.withDescription("Iterations of PPO, and of PPO-ptx. Default 30"),
+    Flag.withDefault(30)
   ),
   rows: CommonFlags.count("rows").pipe(
     Flag.withDescription(
-      "Most rankings to take, a fifth of which is held out to measure on. Default 250 on the help desk, all of a file"
+      "Most rankings to take, a fifth of which is held out to measure on. Default 500 on the help desk, all of a file"
     ),
     Flag.optional
   ),
@@ -47,12 +47,12 @@ const flags = {
   ),
   learningRate: CommonFlags.learningRate("Peak learning rate of the policy in PPO", 1e-4),
   ptxCoef: Flag.Finite("ptx-coef").pipe(
-    Flag.withDescription("Weight of the pretraining loss in PPO-ptx. Default 0.3"),
+    Flag.withDescription("Weight of the pretraining loss in PPO-ptx. Default 0.2"),
     Flag.filter(
       (value) => value > 0,
       () => "a number above 0"
     ),
-    Flag.withDefault(0.3)
+    Flag.withDefault(0.2)
   )
 }
 
@@ -60,7 +60,7 @@ const flags = {
 const supervised = { epochs: 2, batchSize: 16, learningRate: 3e-4, pretrainingShare: 0.1 }
 const ranking = { epochs: 1, batchSize: 16, learningRate: 5e-4, heldOut: 0.2 }
 
-const deskSizes: RlhfMaterial.Sizes = { demonstrations: 64, rankings: 250, completions: 6, prompts: 800, test: 300 }
+const deskSizes: RlhfMaterial.Sizes = { demonstrations: 64, rankings: 500, completions: 6, prompts: 800, test: 300 }
 const quickSizes: RlhfMaterial.Sizes = { demonstrations: 16, rankings: 12, completions: 4, prompts: 16, test: 12 }
 
 const bestOf = 4
