@@ -195,7 +195,9 @@ export const forked: Layout = {
       Op.Expand(g, Op.Reshape(g, Op.Range(g, "O"), [1, 1, "O"]), [1, "C", "O"])
     )
     const steps = Op.Expand(g, Op.Reshape(g, Op.Range(g, "P"), [1, "P"]), ["G", "P"])
-    const positions = Op.Concat(g, [Op.Reshape(g, steps, ["G*P"]), Op.Reshape(g, offsets, ["G*C*O"])], 0, "M")
+    // Padding may stand past the context, where learned positions have no row.
+    const inside = Op.Min(g, Op.Reshape(g, offsets, ["G*C*O"]), Graph.ints(g, [decoder.contextLength - 1]))
+    const positions = Op.Concat(g, [Op.Reshape(g, steps, ["G*P"]), inside], 0, "M")
 
     // A sequence sees the tokens of its prompt, [G, P], and itself up to its own token, [O, O].
     const isPrompt = Op.Less(g, Op.Reshape(g, Op.Range(g, "P"), [1, "P"]), Op.Reshape(g, lengths, ["G", 1]))

@@ -68,6 +68,19 @@ const poor = [
   [...group([2, 2], [[1, 4, 5]]), ...group([2, 7, 7], [[1]])]
 ]
 
+// Prompts to the end of the context beside longer completions, whose padding would stand past it.
+const full = [
+  group(
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5],
+    [
+      [6, 7],
+      [8, 8],
+      [9, 7]
+    ]
+  ),
+  group([3, 1, 3, 3, 1, 1, 3, 2], [[1, 2, 2, 2, 2, 2], [2, 1, 1, 1], [2]])
+]
+
 const oneThread = Device.layer({ provider: "cpu", threads: 1 })
 const nothing = { parts: undefined, rows: 40 }
 const rows = (parts: ReadonlyArray<TrainLayout.MicroBatch>) => parts.reduce((sum, { padded }) => sum + padded, 0)
@@ -87,23 +100,28 @@ describe("a prompt that several sequences share", () => {
               return { records, state: yield* learner.state }
             })
           )
-        const given = [...groups, ...poor]
-        const apart = yield* trained(given.flat())
-        // Three micro-batches are few enough rows that prompts are shared.
-        const cuts = [TrainLayout.whole, TrainLayout.forked].map((layout) =>
-          rows(TrainLayout.cut(layout, given, { parts: 3, rows: 0 }, scaled.fields))
-        )
-        assert.isBelow(cuts[1]!, 0.8 * cuts[0]!)
-        for (const together of [yield* trained(groups.concat(poor), 3), yield* trained(given, 8)]) {
-          for (const [i, record] of apart.records.entries()) {
-            for (const [metric, value] of Object.entries(record)) {
-              assert.closeTo(together.records[i]![metric]!, value, 5e-6, `step ${i}, ${metric}`)
+        const cases = [
+          { given: [...groups, ...poor], parts: 3 },
+          { given: full, parts: 1 }
+        ]
+        for (const { given, parts } of cases) {
+          const apart = yield* trained(given.flat())
+          // Micro-batches so large are few enough rows that prompts are shared.
+          const cuts = [TrainLayout.whole, TrainLayout.forked].map((layout) =>
+            rows(TrainLayout.cut(layout, given, { parts, rows: 0 }, scaled.fields))
+          )
+          assert.isBelow(cuts[1]!, 0.8 * cuts[0]!)
+          for (const together of [yield* trained(given, parts), yield* trained(given, 8)]) {
+            for (const [i, record] of apart.records.entries()) {
+              for (const [metric, value] of Object.entries(record)) {
+                assert.closeTo(together.records[i]![metric]!, value, 5e-6, `step ${i}, ${metric}`)
+              }
             }
-          }
-          // The first moment is a sum of gradients.
-          for (const [parameter, { data }] of apart.state.tensors["first"]!) {
-            const own = together.state.tensors["first"]!.get(parameter)!.data
-            for (const [i, value] of data.entries()) assert.closeTo(own[i]!, value, 5e-6, parameter)
+            // The first moment is a sum of gradients.
+            for (const [parameter, { data }] of apart.state.tensors["first"]!) {
+              const own = together.state.tensors["first"]!.get(parameter)!.data
+              for (const [i, value] of data.entries()) assert.closeTo(own[i]!, value, 5e-6, parameter)
+            }
           }
         }
       }).pipe(Effect.provide(oneThread))
