@@ -8,6 +8,7 @@ import * as onnx from "@attune/core/onnx"
 import * as ort from "@attune/core/ort"
 import * as remote from "@attune/core/remote"
 import * as evaluation from "@attune/eval"
+import * as rlhf from "@attune/rlhf"
 import { assert, describe, it } from "@effect/vitest"
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..")
@@ -47,7 +48,8 @@ describe("docs/papers.md", () => {
       ...onnx,
       ...ort,
       ...remote,
-      ...evaluation
+      ...evaluation,
+      ...rlhf
     }
     const named = [...text("docs/papers.md").matchAll(/`([A-Z]\w+)\.(\w+)`/g)]
     assert.isAbove(named.length, 20)

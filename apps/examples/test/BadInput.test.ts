@@ -279,7 +279,7 @@ describe("Ctrl-C", () => {
         )
         assert.strictEqual(code, 130, err)
         assert.match(err, /^interrupted; .*\n$/)
-        const step = /^interrupted; .* has a checkpoint of step (\d+): .*--resume goes on from it\n/.exec(err)?.[1]
+        const step = /^interrupted; .* has a checkpoint of step (\d+): .*--resume goes on from there\n/.exec(err)?.[1]
         assert.include(readdirSync(join(out, "checkpoints")), `step-${step!.padStart(8, "0")}`)
       }),
     120_000
