@@ -37,7 +37,7 @@ const flags = {
   ),
   rows: CommonFlags.count("rows").pipe(
     Flag.withDescription(
-      "Most rankings to take, a fifth of which is held out to measure on. Default 500 on the help desk, all of a file"
+      "Most rankings to take, a fifth of which is held out to measure on. Default 1500 on the help desk, all of a file"
     ),
     Flag.optional
   ),
@@ -60,7 +60,7 @@ const flags = {
 const supervised = { epochs: 2, batchSize: 16, learningRate: 3e-4, pretrainingShare: 0.1 }
 const ranking = { epochs: 1, batchSize: 16, learningRate: 5e-4, heldOut: 0.2 }
 
-const deskSizes: RlhfMaterial.Sizes = { demonstrations: 64, rankings: 500, completions: 6, prompts: 800, test: 300 }
+const deskSizes: RlhfMaterial.Sizes = { demonstrations: 64, rankings: 1500, completions: 6, prompts: 800, test: 300 }
 const quickSizes: RlhfMaterial.Sizes = { demonstrations: 16, rankings: 12, completions: 4, prompts: 16, test: 12 }
 
 const bestOf = 4
