@@ -6,12 +6,11 @@
  *
  * @since 0.1.0
  */
-import { Progress, type Prompt } from "@attune/core"
+import { Progress, type Prompt, PromptTemplate } from "@attune/core"
 import { ChatEndpoint } from "@attune/core/remote"
 import { Effect, Layer } from "effect"
 import type { HttpClient } from "effect/http"
 import * as Judge from "./Judge.ts"
-import * as PromptTemplate from "./PromptTemplate.ts"
 
 /**
  * A prompt with places to fill, and the answers that it allows.
@@ -230,7 +229,7 @@ const preferences: ReadonlyArray<Judge.Preference> = ["first", "second", "tie"]
  */
 export const judge = (endpoint: ChatEndpoint.ChatEndpoint, options: JudgeOptions = {}): Judge.JudgeShape => {
   const template = options.template ?? aBOrTie
-  const answers = check(template, PromptTemplate.comparison)
+  const answers = check(template, Judge.comparisonPlaces)
   return {
     name: endpoint.name,
     compare: Effect.fn("ChatJudge.compare")(function* (comparisons) {
@@ -301,7 +300,7 @@ export const share = (
  */
 export const grader = (endpoint: ChatEndpoint.ChatEndpoint, options: GraderOptions = {}): Judge.GraderShape => {
   const { template = yesNo, topLogprobs = 5 } = options
-  const answers = check(template, PromptTemplate.question)
+  const answers = check(template, Judge.questionPlaces)
   const [yes, no] = template.answers
   if (answers.length > 2) throw new RangeError("a yes-or-no question has two answers, the template has a third")
   const asksForTokens = topLogprobs > 0 && template.marker === undefined

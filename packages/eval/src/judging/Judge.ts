@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { UserFunction } from "@attune/core"
+import { type PromptTemplate, UserFunction } from "@attune/core"
 import { Context, Effect, Layer, Result, Schema } from "effect"
 
 /**
@@ -36,6 +36,28 @@ export interface Comparison {
   readonly prompt: string
   readonly first: string
   readonly second: string
+}
+
+/**
+ * Places of a prompt template where two answers are compared.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const comparisonPlaces: PromptTemplate.Places = {
+  known: ["prompt", "first", "second"],
+  needed: ["first", "second"]
+}
+
+/**
+ * Places of a prompt template where one answer is asked about.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const questionPlaces: PromptTemplate.Places = {
+  known: ["prompt", "completion", "question"],
+  needed: ["completion"]
 }
 
 /**

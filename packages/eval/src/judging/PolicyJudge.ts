@@ -7,11 +7,9 @@
  *
  * @since 0.1.0
  */
-import { Policy, type Prompt, type Tokenizer } from "@attune/core"
-import { Effect, Layer, Result } from "effect"
-import * as Loglikelihood from "../text/Loglikelihood.ts"
+import { ForcedChoice, Policy, type Prompt, PromptTemplate } from "@attune/core"
+import { Effect, Layer } from "effect"
 import * as Judge from "./Judge.ts"
-import * as PromptTemplate from "./PromptTemplate.ts"
 
 /**
  * A prompt with places to fill, and the two answers to it.
@@ -67,69 +65,15 @@ export const aOrB: Template = {
   answers: [" A", " B"]
 }
 
-/**
- * Probability of Yes among Yes and No, from their log-probs in nats.
- *
- *     p(Yes) / (p(Yes) + p(No)) = sigmoid(log p(Yes) - log p(No))
- *
- * Source: Scheurer et al. 2023, arXiv:2303.16755, InstructRM.
- *
- * @category math
- * @since 0.1.0
- */
-export const normalised = (yes: number, no: number): number => 1 / (1 + Math.exp(no - yes))
-
 type Fields = Readonly<Record<string, string>>
 
 const check = (templates: ReadonlyArray<Template>, places: PromptTemplate.Places): void => {
   if (templates.length === 0) throw new RangeError("a judge needs at least one prompt template")
   for (const template of templates) {
     PromptTemplate.check(template.content, places)
-    const [yes, no] = template.answers
-    if (yes === "" || no === "" || yes === no) {
-      throw new RangeError(`the answers of a prompt template are ${JSON.stringify([yes, no])}; give two different ones`)
-    }
+    ForcedChoice.check(template.answers)
   }
 }
-
-/**
- * The answers as continuations of one prompt, which is everything that they have in common: so they stay comparable
- * where a tokenizer merges the prompt's end with an answer's beginning.
- */
-const continuations = (
-  tokenizer: Tokenizer.Tokenizer,
-  template: Template,
-  fields: Fields
-): Result.Result<readonly [Policy.Continuation, Policy.Continuation], string> =>
-  Result.gen(function* () {
-    const prompt = yield* Result.mapError(
-      tokenizer.prompt(PromptTemplate.fill(template.content, fields)),
-      ({ message }) => message
-    )
-    const encode =
-      prompt.messages === undefined
-        ? Loglikelihood.textEncoder(tokenizer)
-        : (text: string) => tokenizer.encode(text, { addSpecialTokens: false })
-    const [yes, no] = template.answers.map((answer) => {
-      const ids = encode(prompt.text + answer)
-      let end = ids.length
-      while (end > 0 && tokenizer.specialIds.has(ids[end - 1]!)) end-- // some tokenizers close every text
-      return ids.subarray(0, end)
-    }) as [Int32Array, Int32Array]
-    let common = 0
-    while (common < yes.length && common < no.length && yes[common] === no[common]) common++
-    if (common === 0) return yield* Result.fail("the prompt template has no tokens before its answers")
-    if (common === yes.length || common === no.length) {
-      return yield* Result.fail(
-        `the tokens of ${JSON.stringify(template.answers)} cannot be told apart: one begins with the other`
-      )
-    }
-    const shared = yes.subarray(0, common)
-    return [
-      { prompt: shared, completion: yes.subarray(common) },
-      { prompt: shared, completion: no.subarray(common) }
-    ] as const
-  })
 
 // The mean over the templates of p(Yes), for each item.
 const probabilities = Effect.fnUntraced(function* (
@@ -144,33 +88,20 @@ const probabilities = Effect.fnUntraced(function* (
       ...(item === undefined ? {} : { item }),
       ...(cause === undefined ? {} : { cause })
     })
-  const asked: Array<Policy.Continuation> = []
-  for (const { fields, id } of items) {
-    for (const template of templates) {
-      const made = continuations(policy.tokenizer, template, fields)
-      if (Result.isFailure(made)) return yield* fail(made.failure, id)
-      for (const continuation of made.success) {
-        const length = continuation.prompt.length + continuation.completion.length
-        if (length > policy.contextLength) {
-          return yield* fail(
-            `the question has ${length} tokens, more than the model's context of ${policy.contextLength}; ` +
-              "shorten the texts or the prompt template, or leave the item out",
-            id
-          )
-        }
-        asked.push(continuation)
-      }
-    }
-  }
-  if (asked.length === 0) return []
-  const logprobs = yield* policy.logprobs(asked).pipe(Effect.mapError((cause) => fail(cause.message, undefined, cause)))
-  const sums = logprobs.map((row) => row.reduce((sum, logprob) => sum + logprob, 0))
+  const plain = PromptTemplate.withoutSpecialTokens(policy.tokenizer)
+  const questions = items.flatMap(({ fields }) => {
+    const shown = Object.fromEntries(Object.entries(fields).map(([name, text]) => [name, plain(text)]))
+    return templates.map(({ answers, content }) => ({
+      content: PromptTemplate.fill(content, shown),
+      replies: answers
+    }))
+  })
+  const logprobs = yield* Effect.mapError(ForcedChoice.logprobs(policy, questions), ({ cause, question, reason }) =>
+    fail(reason, question === undefined ? undefined : items[Math.floor(question / templates.length)]!.id, cause)
+  )
   const means = items.map((_, i) => {
-    let sum = 0
-    for (let k = i * templates.length; k < (i + 1) * templates.length; k++) {
-      sum += normalised(sums[2 * k]!, sums[2 * k + 1]!)
-    }
-    return sum / templates.length
+    const own = logprobs.slice(i * templates.length, (i + 1) * templates.length)
+    return own.reduce((sum, [yes, no]) => sum + ForcedChoice.probability(yes, no), 0) / templates.length
   })
   return yield* Effect.fromResult(Judge.checkedProbabilities(policy.name, items, means))
 })
@@ -201,7 +132,7 @@ export interface Options {
  */
 export const grader = (policy: Policy.PolicyShape, options?: Options): Judge.GraderShape => {
   const templates = options?.templates ?? [yesNo]
-  check(templates, PromptTemplate.question)
+  check(templates, Judge.questionPlaces)
   return {
     name: policy.name,
     grade: Effect.fn("PolicyJudge.grade")((questions) =>
@@ -230,7 +161,7 @@ export const byQuestion = (
 ): Judge.JudgeShape => {
   const templates = options?.templates ?? [yesNo]
   const margin = Judge.checkedMargin(options?.margin)
-  check(templates, PromptTemplate.question)
+  check(templates, Judge.questionPlaces)
   return {
     name: policy.name,
     compare: Effect.fn("PolicyJudge.compare")(function* (comparisons) {
@@ -263,7 +194,7 @@ export const byChoice = (
 ): Judge.JudgeShape => {
   const templates = options?.templates ?? [aOrB]
   const margin = Judge.checkedMargin(options?.margin)
-  check(templates, PromptTemplate.comparison)
+  check(templates, Judge.comparisonPlaces)
   return {
     name: policy.name,
     compare: Effect.fn("PolicyJudge.compare")(function* (comparisons) {

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs"
 import { join } from "node:path"
-import { ModelError, Policy, Prompt, Tensor, Tokenizer } from "@attune/core"
+import { ForcedChoice, ModelError, Policy, Tensor, Tokenizer } from "@attune/core"
 import { Pretrained } from "@attune/core/hub"
 import { Attention, Heads } from "@attune/core/nn"
 import { Graph, Model, Op } from "@attune/core/onnx"
@@ -31,10 +31,9 @@ const wordTokenizer = (closes = false) => {
     encode,
     decode,
     token: (id) => words[id],
-    prompt: (content) => {
-      if (typeof content === "string") return Result.succeed(Prompt.make(content, encode(content)))
-      const text = `<s>${content.map((message) => ` ${message.role}: ${message.content}`).join("")} assistant:`
-      return Result.succeed(Prompt.make(text, encode(text, { addSpecialTokens: false }), content))
+    applyChatTemplate: (messages, options) => {
+      const said = messages.map((message) => ` ${message.role}: ${message.content}`).join("")
+      return Result.succeed(`<s>${said}${options?.addGenerationPrompt === true ? " assistant:" : ""}`)
     }
   }
   return tokenizer
@@ -98,11 +97,11 @@ const message = <A, R>(effect: Effect.Effect<A, Judge.JudgeError, R>) =>
 
 describe("the probability of Yes", () => {
   it("is normalised over both answers", () => {
-    close(PolicyJudge.normalised(-0.2, -1.9), 0.84553473, 5e-9)
-    close(PolicyJudge.normalised(Math.log(0.3), Math.log(0.1)), 0.75, 1e-15)
-    assert.strictEqual(PolicyJudge.normalised(-1000, -2000), 1)
-    assert.strictEqual(PolicyJudge.normalised(-2000, -1000), 0)
-    assert.strictEqual(PolicyJudge.normalised(Number.NEGATIVE_INFINITY, -1), 0)
+    close(ForcedChoice.probability(-0.2, -1.9), 0.84553473, 5e-9)
+    close(ForcedChoice.probability(Math.log(0.3), Math.log(0.1)), 0.75, 1e-15)
+    assert.strictEqual(ForcedChoice.probability(-1000, -2000), 1)
+    assert.strictEqual(ForcedChoice.probability(-2000, -1000), 0)
+    assert.strictEqual(ForcedChoice.probability(Number.NEGATIVE_INFINITY, -1), 0)
   })
 
   it.effect("is that of the model's answers after the filled template", () =>

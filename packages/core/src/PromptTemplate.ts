@@ -1,9 +1,10 @@
 /**
- * Prompts with places to fill, such as `{completion}`, as judges put them to models.
+ * Prompts with places to fill, such as `{completion}`, as judges and critics put them to models.
  *
  * @since 0.1.0
  */
-import type { Prompt } from "@attune/core"
+import type * as Prompt from "./Prompt.ts"
+import type { Tokenizer } from "./Tokenizer.ts"
 
 /**
  * Names of the places that a template may have, and of those that it must have: a judge has to see what it judges.
@@ -15,22 +16,6 @@ export interface Places {
   readonly known: ReadonlyArray<string>
   readonly needed: ReadonlyArray<string>
 }
-
-/**
- * Places where two answers are compared.
- *
- * @category constants
- * @since 0.1.0
- */
-export const comparison: Places = { known: ["prompt", "first", "second"], needed: ["first", "second"] }
-
-/**
- * Places where one answer is asked about.
- *
- * @category constants
- * @since 0.1.0
- */
-export const question: Places = { known: ["prompt", "completion", "question"], needed: ["completion"] }
 
 const place = /\{(\w+)\}/g
 
@@ -62,4 +47,28 @@ export const fill = (content: Prompt.Content, fields: Readonly<Record<string, st
   return typeof content === "string"
     ? filled(content)
     : content.map((message) => ({ ...message, content: filled(message.content) }))
+}
+
+/**
+ * Removes from a text what the tokenizer would read as special tokens, until none is left: an answer that spells the end of
+ * its turn could otherwise reply for the model.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const withoutSpecialTokens = ({
+  specialIds,
+  token
+}: Pick<Tokenizer, "specialIds" | "token">): ((text: string) => string) => {
+  const spelled = Array.from(specialIds, (id) => token(id) ?? "").filter((text) => text !== "")
+  if (spelled.length === 0) return (text) => text
+  const longestFirst = spelled.sort((a, b) => b.length - a.length)
+  const special = new RegExp(longestFirst.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&")).join("|"), "g")
+  return (text) => {
+    for (let before = ""; before !== text; ) {
+      before = text
+      text = text.replace(special, "")
+    }
+    return text
+  }
 }
