@@ -32,8 +32,8 @@ const flags = {
     Flag.withDefault("ppo")
   ),
   iterations: CommonFlags.count("iterations").pipe(
-    Flag.withDescription("Iterations of PPO, and of PPO-ptx. Default 30"),
-    Flag.withDefault(30)
+    Flag.withDescription("Iterations of PPO, and of PPO-ptx. Default 30, with --quick 2"),
+    Flag.optional
   ),
   rows: CommonFlags.count("rows").pipe(
     Flag.withDescription(
@@ -70,13 +70,13 @@ const shown = 6
 
 const settings = (
   {
-    iterations,
     learningRate,
     maxNewTokens,
     quick,
-    seed
+    seed,
+    ...chosen
   }: {
-    readonly iterations: number
+    readonly iterations: Option.Option<number>
     readonly learningRate: number
     readonly maxNewTokens: number
     readonly quick: boolean
@@ -84,9 +84,10 @@ const settings = (
   },
   ptx: PpoConfig.Ptx | null
 ) => {
+  const iterations = Option.getOrElse(chosen.iterations, () => (quick ? 2 : 30))
   const batchSize = quick ? 8 : 64
   return PpoConfig.make("instructgpt", {
-    episodes: batchSize * (quick ? 2 : iterations),
+    episodes: batchSize * iterations,
     batchSize,
     minibatchSize: quick ? 8 : 32,
     innerEpochs: 2,

@@ -4,7 +4,18 @@
  *
  * @since 0.1.0
  */
-import { Demonstration, JsonLines, type ModelError, type Policy, Prompt, Ranking, Sft } from "@attune/core"
+import {
+  type Completion,
+  Demonstration,
+  JsonLines,
+  type ModelError,
+  NextToken,
+  type Policy,
+  Progress,
+  Prompt,
+  Ranking,
+  Sft
+} from "@attune/core"
 import type { Pretrained } from "@attune/core/hub"
 import { Effect, Option, Schema } from "effect"
 import { Flag } from "effect/cli"
@@ -97,6 +108,25 @@ const noise: Labeller.RankingRates = { noise: 0.1, ties: 0.1 }
 // Documents of pretraining that PPO-ptx goes on with; as many as it takes in a run or more.
 const pretrainingRows = 3000
 
+// Answers sampled between two updates of the progress.
+const sampledAtOnce = 512
+
+const answersTo = Effect.fnUntraced(function* (
+  policy: Policy.PolicyShape,
+  prompts: ReadonlyArray<string>,
+  { maxNewTokens, seed }: { readonly maxNewTokens: number; readonly seed: number }
+) {
+  const progress = yield* Progress.start({ label: "answers to rank", total: prompts.length })
+  const answers: Array<Completion.Completion> = []
+  while (answers.length < prompts.length) {
+    const next = prompts.slice(answers.length, answers.length + sampledAtOnce)
+    const rowSeeds = next.map((_, i) => NextToken.rowSeed(seed, answers.length + i))
+    answers.push(...(yield* policy.sample(next, { maxNewTokens, rowSeeds })))
+    yield* progress.update(answers.length)
+  }
+  return answers
+}, Effect.scoped)
+
 /**
  * Material of the help desk, from a seed. Demonstrations, rankings, prompts and tests are of different tickets.
  *
@@ -128,7 +158,7 @@ export const ofDesk = (
     rankings: Effect.fnUntraced(function* (policy) {
       const ranked = tickets("train", 4, sizes.rankings)
       const asked = ranked.flatMap((ticket) => Array.from({ length: sizes.completions }, () => Format.summary(ticket)))
-      const answers = yield* policy.sample(asked, { maxNewTokens, seed: seed * 100 + 5 })
+      const answers = yield* answersTo(policy, asked, { maxNewTokens, seed: seed * 100 + 5 })
       const items = ranked.map((ticket, i) => {
         const own = answers.slice(i * sizes.completions, (i + 1) * sizes.completions).map(({ text }) => text)
         return { ticket, completions: [...new Set(own)] }
