@@ -32,7 +32,7 @@ const flags = {
     Flag.withDefault("ppo")
   ),
   iterations: CommonFlags.count("iterations").pipe(
-    Flag.withDescription("Iterations of PPO, and of PPO-ptx. Default 30, with --quick 2"),
+    Flag.withDescription("Iterations of PPO, and of PPO-ptx. Default 60, with --quick 2"),
     Flag.optional
   ),
   rows: CommonFlags.count("rows").pipe(
@@ -84,7 +84,7 @@ const settings = (
   },
   ptx: PpoConfig.Ptx | null
 ) => {
-  const iterations = Option.getOrElse(chosen.iterations, () => (quick ? 2 : 30))
+  const iterations = Option.getOrElse(chosen.iterations, () => (quick ? 2 : 60))
   const batchSize = quick ? 8 : 64
   return PpoConfig.make("instructgpt", {
     episodes: batchSize * iterations,
@@ -99,6 +99,8 @@ const settings = (
     policyLearningRate: learningRate,
     valueLearningRate: 3 * learningRate,
     warmUpIterations: quick ? 0 : Math.min(2, iterations - 1),
+    // A policy that still moves in large steps at the end is worth less than the way there.
+    schedule: { _tag: "Linear", floor: 0.1 },
     maxGradNorm: 1,
     ema: null,
     seed

@@ -96,8 +96,21 @@ const losses = Effect.fnUntraced(function* (
   return yield* score({ system, task, metric: "loss", unit: "nats/token", higherIsBetter: false }, values)
 })
 
+// What a system has more or less of than another, each item against the same item.
+const gaps = (
+  of: ReadonlyArray<Score.Score>,
+  than: ReadonlyArray<Score.Score>
+): Result.Result<ReadonlyArray<Score.Score>, Sample.SampleError> =>
+  Result.all(
+    of.map(({ sample, estimate: _, task, ...measured }, i) =>
+      Result.map(Sample.pair(sample, than[i]!.sample), (pair) =>
+        Score.mean({ ...measured, task: `${task}, minus ${than[i]!.system}` }, Sample.difference(pair))
+      )
+    )
+  )
+
 /**
- * Measures systems against the reference that they started from.
+ * Measures systems against the reference that they started from, and each later one against the first.
  *
  * @category running
  * @since 0.1.0
@@ -192,7 +205,16 @@ export const measure = Effect.fn("RlhfScores.measure")(function* (options: Optio
   const winRates = judged.flat().map(({ score }) => score)
 
   const taxes = documentsBefore.length === 0 ? [] : documentsAfter
-  const scores = [...winRates, ...answerScores.flat(), ...divergences, ...documentsBefore, ...documentsAfter.flat()]
+  const [first, ...later] = systems.map((_, i) => [...answerScores[i + 1]!, ...documentsAfter[i]!])
+  const differences = yield* Effect.forEach(later, (own) => Effect.fromResult(gaps(own, first!)))
+  const scores = [
+    ...winRates,
+    ...answerScores.flat(),
+    ...divergences,
+    ...documentsBefore,
+    ...documentsAfter.flat(),
+    ...differences.flat()
+  ]
   const sections: ReadonlyArray<Report.Section> = [
     {
       title: `Preferred to ${reference.name}`,
@@ -232,6 +254,15 @@ export const measure = Effect.fn("RlhfScores.measure")(function* (options: Optio
             blocks: yield* Effect.forEach(taxes, (after) =>
               Effect.fromResult(Result.map(AlignmentTax.compare(documentsBefore, after, { seed }), AlignmentTax.table))
             )
+          }
+        ]),
+    ...(differences.length === 0
+      ? []
+      : [
+          {
+            title: `Beside ${systems[0]!.name}`,
+            text: `Differences from ${systems[0]!.name}, paired by prompt and by document.`,
+            blocks: [{ _tag: "Scores" as const, scores: differences.flat() }]
           }
         ]),
     {

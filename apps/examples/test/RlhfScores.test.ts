@@ -56,3 +56,28 @@ it.effect(
       ])
     })
 )
+
+it.effect("later systems are set against the first, each prompt against itself", () =>
+  Effect.gen(function* () {
+    const rewards: Readonly<Record<string, ReadonlyArray<number>>> = { a: [1, 5, 3], b: [2, 5, 7] }
+    const { scores } = yield* RlhfScores.measure({
+      reference: saying("SFT", [2], "r"),
+      systems: [saying("first", [1], "a"), saying("second", [1, 1], "b")],
+      reward: RewardModel.fromFunction("listed", ({ completion: { text }, prompt }) =>
+        text === "r" ? 0 : rewards[text]![Number(prompt.text)]!
+      ),
+      prompts: ["0", "1", "2"].map((text) => Prompt.make(text, [1])),
+      gold: undefined,
+      documents: {},
+      bestOf: 2,
+      maxNewTokens: 4,
+      seed: 0,
+      shown: 1
+    })
+    const differences = scores.filter(({ task }) => task === "held-out prompts, minus first")
+    assert.deepStrictEqual(
+      differences.map(({ metric, sample, system }) => [system, metric, [...sample.values]]),
+      [["second", "learned reward", [1, 0, 4]]]
+    )
+  })
+)
