@@ -7,55 +7,14 @@ import type { Graph, Value } from "../onnx/Graph.ts"
 import * as GraphOf from "../onnx/Graph.ts"
 import * as Op from "../onnx/Op.ts"
 
-// Terms of a product that are summed one after another, and the most terms that are cut into such blocks: each block reads
-// and writes the whole result once more, which wide products, summed in blocks of 128 by the runtime, are not worth.
-const block = 64
-const widest = 512
-
-// `x` cut along `axis`, once. What comes from around a loop is cut there, not in every step.
-const blocks = (g: Graph, x: Value, axis: 0 | 1, sizes: ReadonlyArray<number>): ReadonlyArray<Value> => {
-  if (!g.values.has(x.name) && g.outer !== undefined) return blocks(g.outer, x, axis, sizes)
-  const names = sizes.map((_, i) => `${x.name}/block:${i}`)
-  return g.values.has(names[0]!) ? names.map((name) => GraphOf.value(g, name)) : Op.Split(g, x, sizes, axis, names)
-}
-
-const travelsWith = (g: Graph, weight: Value): boolean =>
-  g.initializers.has(weight.name) || (g.outer !== undefined && travelsWith(g.outer, weight))
-
-/**
- * `x W + b` or, with `transB`, `x Wᵀ + b`, summed in blocks.
- *
- * **Details**
- *
- * ONNX Runtime on the CPU adds up to 128 terms of a product one after another, whose rounding errors are most of what
- * log-probs are uncertain by. In blocks of 64 they are a third less, for a few per cent of the time. Weights that travel
- * with the graph, those of an exported model, are left whole: runtimes and quantizers look for whole products.
- */
-const affine = (g: Graph, x: Value, weight: Value, bias: Value | undefined, transB: boolean): Value => {
-  const width = x.shape[1]!
-  if (typeof width !== "number" || width <= block || width > widest || travelsWith(g, weight)) {
-    return Op.Gemm(g, x, weight, { transB, c: bias })
-  }
-  const sizes = Array.from({ length: Math.ceil(width / block) }, (_, i) => Math.min(block, width - i * block))
-  const parts = blocks(g, weight, transB ? 1 : 0, sizes)
-  const sum = blocks(g, x, 1, sizes).reduce<Value | undefined>(
-    (c, part, i) => Op.Gemm(g, part, parts[i]!, { transB, c }),
-    bias
-  )!
-  return GraphOf.derive(g, sum, bias === undefined ? [x, weight] : [x, weight, bias], (dy) => [
-    Op.Gemm(g, dy, weight, { transB: !transB }),
-    transB ? Op.Gemm(g, dy, x, { transA: true }) : Op.Gemm(g, x, dy, { transA: true }),
-    ...(bias === undefined ? [] : [Op.ReduceSum(g, dy, [0], false)])
-  ])
-}
-
 /**
  * `x Wᵀ + b`: `x` `[M, in]`, `weight` `[out, in]` as in PyTorch's `Linear`, `bias` `[out]`.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const linear = (g: Graph, x: Value, weight: Value, bias?: Value): Value => affine(g, x, weight, bias, true)
+export const linear = (g: Graph, x: Value, weight: Value, bias?: Value): Value =>
+  Op.Gemm(g, x, weight, { transB: true, c: bias })
 
 /**
  * `x W + b`: `weight` `[in, out]`, as GPT-2 stores its matrices (`Conv1D`).
@@ -63,7 +22,7 @@ export const linear = (g: Graph, x: Value, weight: Value, bias?: Value): Value =
  * @category constructors
  * @since 0.1.0
  */
-export const conv1d = (g: Graph, x: Value, weight: Value, bias: Value): Value => affine(g, x, weight, bias, false)
+export const conv1d = (g: Graph, x: Value, weight: Value, bias: Value): Value => Op.Gemm(g, x, weight, { c: bias })
 
 /**
  * Rows of `x` `[M, D]` at `rows` `[N]`, no row twice.

@@ -1,8 +1,6 @@
-import { assert, describe, it } from "@effect/vitest"
+import { describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as Linear from "../../src/nn/Linear.ts"
-import * as Graph from "../../src/onnx/Graph.ts"
-import * as Op from "../../src/onnx/Op.ts"
 import * as Tensor from "../../src/Tensor.ts"
 import * as Run from "../onnx/run.ts"
 import * as Differences from "./differences.ts"
@@ -30,88 +28,6 @@ describe("linear and conv1d", () => {
       }
     })
   )
-})
-
-describe("products that are summed in blocks", () => {
-  // Three blocks, the last of two terms.
-  const width = 130
-  const layers = {
-    linear: [Linear.linear, [3, width]],
-    conv1d: [Linear.conv1d, [width, 3]]
-  } as const
-  const given = (random: Run.Random, weight: ReadonlyArray<number>) => ({
-    x: Differences.real(random, [4, width]),
-    weight: Differences.real(random, weight, 1 / 8),
-    bias: Differences.real(random, [3])
-  })
-
-  it.effect.each(["linear", "conv1d"] as const)("have the result and the gradients of whole ones: %s", (name) =>
-    Effect.gen(function* () {
-      const [layer, shape] = layers[name]
-      const feeds = given(Run.seeded(1), shape)
-      const trains = { x: ["M", width], weight: shape, bias: [3] }
-      const blocked: Differences.Fragment = {
-        trains,
-        build: (g, x) => layer(g, x("x"), x("weight"), x("bias"))
-      }
-      const whole: Differences.Fragment = {
-        trains,
-        build: (g, x) => Op.Gemm(g, x("x"), x("weight"), { transB: name === "linear", c: x("bias") })
-      }
-      const ops = (g: Graph.Graph) => g.nodes.filter(({ op }) => op === "Gemm").length
-      assert.deepStrictEqual([ops(Differences.forward(blocked)), ops(Differences.forward(whole))], [3, 1])
-      yield* Differences.check(blocked, [feeds], { whole })
-    })
-  )
-
-  it.effect("are rounded less than whole ones", () =>
-    Effect.gen(function* () {
-      const [m, k, n] = [32, 128, 64]
-      // All bits of float32 in use, so that every addition rounds.
-      const waves = (rows: number, step: number) =>
-        Tensor.float32(
-          Float32Array.from({ length: rows * k }, (_, i) => Math.sin(step * (i + 1) ** 1.5)),
-          [rows, k]
-        )
-      const feeds = { x: waves(m, 1.3), weight: waves(n, 0.7) }
-      const [x, weight] = [Run.numbers(feeds.x), Run.numbers(feeds.weight)]
-      const error = Effect.fnUntraced(function* (build: Differences.Fragment["build"]) {
-        const { y } = yield* Run.once(Differences.forward({ trains: { x: ["M", k], weight: [n, k] }, build }), feeds)
-        const squares = Run.numbers(y).map((value, at) => {
-          const [i, j] = [Math.floor(at / n), at % n]
-          let sum = 0
-          for (let l = 0; l < k; l++) sum += x[i * k + l]! * weight[j * k + l]!
-          return (value - sum) ** 2
-        })
-        return Math.sqrt(squares.reduce((a, b) => a + b, 0) / squares.length)
-      })
-      const blocked = yield* error((g, of) => Linear.linear(g, of("x"), of("weight")))
-      const whole = yield* error((g, of) => Op.Gemm(g, of("x"), of("weight"), { transB: true }))
-      assert.isBelow(blocked, 0.8 * whole)
-    })
-  )
-
-  it("are cut outside a loop, once for all layers that read the same, and not at all in a model that is exported", () => {
-    const outer = Graph.make("outer")
-    const weight = Graph.input(outer, "weight", "float32", [3, width])
-    const other = Graph.input(outer, "other", "float32", [3, width])
-    const body = Graph.make("body", outer)
-    const x = Graph.input(body, "x", "float32", ["M", width])
-    Linear.linear(body, x, weight)
-    Linear.linear(body, x, other)
-    Linear.linear(body, x, weight)
-    const splits = (g: Graph.Graph) => g.nodes.flatMap(({ inputs, op }) => (op === "Split" ? [inputs[0]] : []))
-    assert.deepStrictEqual(splits(outer), ["weight", "other"])
-    assert.deepStrictEqual(splits(body), ["x"])
-
-    const exported = Graph.make("exported")
-    const kept = Graph.initializer(exported, "weight", Tensor.zeros([3, width]))
-    Linear.linear(exported, Graph.input(exported, "x", "float32", ["M", width]), kept)
-    assert.deepStrictEqual(
-      exported.nodes.map(({ op }) => op),
-      ["Gemm"]
-    )
-  })
 })
 
 describe("takeRows", () => {
