@@ -69,9 +69,19 @@ export const check = (replies: Replies): void => {
  */
 export const probability = (yes: number, no: number): number => 1 / (1 + Math.exp(no - yes))
 
-// The replies as continuations of one prompt, which is everything that they have in common: so they stay comparable where
-// a tokenizer merges the question's end with a reply's beginning, and the prompt is computed once.
-const continuations = (
+/**
+ * The replies as continuations of one prompt, which is everything that they have in common: so they stay comparable where a
+ * tokenizer merges the question's end with a reply's beginning, and the prompt is computed once.
+ *
+ * **Details**
+ *
+ * Whoever trains a policy to reply trains it on the same tokens. Fails, with the reason, where no chat template can render
+ * the question, and where the replies have the same tokens.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const continuations = (
   tokenizer: Tokenizer,
   { content, replies }: Question
 ): Result.Result<readonly [Continuation, Continuation], string> =>

@@ -4,8 +4,13 @@
  *
  * @since 0.1.0
  */
-import { ForcedChoice, type Policy, type Prompt, PromptTemplate, RewardModel } from "@attune/core"
 import { Effect } from "effect"
+import * as ForcedChoice from "./ForcedChoice.ts"
+import type { PolicyShape } from "./Policy.ts"
+import type * as Prompt from "./Prompt.ts"
+import * as PromptTemplate from "./PromptTemplate.ts"
+import * as RewardModel from "./RewardModel.ts"
+import type { Tokenizer } from "./Tokenizer.ts"
 
 /**
  * A question about an answer, and the two replies whose probabilities are compared.
@@ -54,11 +59,42 @@ export interface Options {
 const places: PromptTemplate.Places = { known: ["prompt", "completion"], needed: ["completion"] }
 
 // A conversation as people would write it down: the special tokens of its own template are not for this question.
-const textOf = ({ messages, text }: Prompt.Prompt): string => {
+const textOf = ({ messages, text }: Pick<Prompt.Prompt, "messages" | "text">): string => {
   if (messages === undefined) return text
   const [first, ...others] = messages
   if (first === undefined) return ""
   return others.length === 0 ? first.content : messages.map(({ content, role }) => `${role}: ${content}`).join("\n\n")
+}
+
+/**
+ * An answer to ask about: only its texts are read.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Texts {
+  readonly prompt: Pick<Prompt.Prompt, "messages" | "text">
+  readonly completion: { readonly text: string }
+}
+
+/**
+ * Fills the template with answers: the very questions that {@link make} asks, for whoever trains a policy to reply to them.
+ * Throws where {@link make} does.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const questions = (
+  tokenizer: Pick<Tokenizer, "specialIds" | "token">,
+  template: Template = yesNo
+): ((answer: Texts) => ForcedChoice.Question) => {
+  PromptTemplate.check(template.content, places)
+  ForcedChoice.check(template.replies)
+  const plain = PromptTemplate.withoutSpecialTokens(tokenizer)
+  return ({ completion, prompt }) => {
+    const fields = { prompt: plain(textOf(prompt)), completion: plain(completion.text) }
+    return { content: PromptTemplate.fill(template.content, fields), replies: template.replies }
+  }
 }
 
 /**
@@ -87,8 +123,7 @@ const textOf = ({ messages, text }: Prompt.Prompt): string => {
  * **Example** (Asking about one thing)
  *
  * ```ts
- * import type { Policy } from "@attune/core"
- * import { GenerativeRewardModel } from "@attune/rlhf"
+ * import { GenerativeRewardModel, type Policy } from "@attune/core"
  *
  * const polite = (policy: Policy.PolicyShape) =>
  *   GenerativeRewardModel.make(policy, {
@@ -99,11 +134,9 @@ const textOf = ({ messages, text }: Prompt.Prompt): string => {
  * @category constructors
  * @since 0.1.0
  */
-export const make = (policy: Policy.PolicyShape, options: Options = {}): RewardModel.RewardModelShape => {
+export const make = (policy: PolicyShape, options: Options = {}): RewardModel.RewardModelShape => {
   const { name = policy.name, output = "probability", template = yesNo } = options
-  PromptTemplate.check(template.content, places)
-  ForcedChoice.check(template.replies)
-  const plain = PromptTemplate.withoutSpecialTokens(policy.tokenizer)
+  const question = questions(policy.tokenizer, template)
   const fail = (reason: string, answer?: number, cause?: unknown) =>
     new RewardModel.RewardModelError({
       model: name,
@@ -114,12 +147,9 @@ export const make = (policy: Policy.PolicyShape, options: Options = {}): RewardM
   return {
     name,
     score: Effect.fn("GenerativeRewardModel.score")(function* (answers) {
-      const questions = answers.map(({ completion, prompt }) => {
-        const fields = { prompt: plain(textOf(prompt)), completion: plain(completion.text) }
-        return { content: PromptTemplate.fill(template.content, fields), replies: template.replies }
-      })
-      const logprobs = yield* Effect.mapError(ForcedChoice.logprobs(policy, questions), ({ cause, question, reason }) =>
-        fail(reason, question, cause)
+      const logprobs = yield* Effect.mapError(
+        ForcedChoice.logprobs(policy, answers.map(question)),
+        ({ cause, question, reason }) => fail(reason, question, cause)
       )
       const scores = Float32Array.from(logprobs, ([yes, no]) =>
         output === "logOdds" ? yes - no : ForcedChoice.probability(yes, no)

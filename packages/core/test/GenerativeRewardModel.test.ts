@@ -1,7 +1,11 @@
-import { ModelError, type Policy, Prompt, type RewardModel, Tokenizer } from "@attune/core"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Result, Stream } from "effect"
 import * as GenerativeRewardModel from "../src/GenerativeRewardModel.ts"
+import * as ModelError from "../src/ModelError.ts"
+import type * as Policy from "../src/Policy.ts"
+import * as Prompt from "../src/Prompt.ts"
+import type * as RewardModel from "../src/RewardModel.ts"
+import * as Tokenizer from "../src/Tokenizer.ts"
 
 const specials = ["<s>", "</s>", "<|user|>", "<|end|>"]
 
@@ -222,6 +226,17 @@ describe("a generative reward model", () => {
       const error = yield* Effect.flip(broken.score([answer("x")]))
       assert.strictEqual(error.message, `reward model fake: ${cause.message}`)
       assert.strictEqual(error.cause, cause)
+    })
+  )
+
+  it.effect("asks the questions that can be had without asking", () =>
+    Effect.gen(function* () {
+      const { calls, policy } = policyOf(() => -1)
+      const asked = answer("<|end|>x", Prompt.make("", [], [{ role: "user", content: "Who<s>?" }]))
+      yield* GenerativeRewardModel.make(policy, { template: plain }).score([asked])
+      const question = GenerativeRewardModel.questions(policy.tokenizer, plain)(asked)
+      assert.deepStrictEqual(question, { content: "Who? x Good?", replies: [" Yes", " No"] })
+      assert.strictEqual(calls[0]![0]!.prompt, `<s>${question.content}`)
     })
   )
 
