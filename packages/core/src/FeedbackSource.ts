@@ -59,6 +59,8 @@ export interface Attempt {
  */
 export interface FeedbackSourceShape {
   readonly name: string
+  /** How many questions it can be asked at a time; one where this is absent. */
+  readonly concurrency?: number
   /** Shows how to answer. */
   readonly demonstrate: (prompt: Content) => Effect.Effect<Demonstration, FeedbackSourceError>
   /** Orders answers; smaller ranks are better, equal ranks are ties. */

@@ -119,6 +119,20 @@ export const nonEmptyAnswer = (
   )
 
 /**
+ * A prompt as people would write it down, to show it or to ask about it: text as it is, a single message as its content,
+ * several as `role: content` with empty lines between.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const transcript = (content: Content): string => {
+  if (typeof content === "string") return content
+  const [first, ...others] = content
+  if (first === undefined) return ""
+  return others.length === 0 ? first.content : content.map(({ content, role }) => `${role}: ${content}`).join("\n\n")
+}
+
+/**
  * A prompt as the model sees it. `tokens` is `[T]`; `text` is what was tokenized, special tokens of a chat template
  * included; `messages` are kept when the prompt is a conversation.
  *
