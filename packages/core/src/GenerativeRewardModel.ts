@@ -7,7 +7,7 @@
 import { Effect } from "effect"
 import * as ForcedChoice from "./ForcedChoice.ts"
 import type { PolicyShape } from "./Policy.ts"
-import type * as Prompt from "./Prompt.ts"
+import * as Prompt from "./Prompt.ts"
 import * as PromptTemplate from "./PromptTemplate.ts"
 import * as RewardModel from "./RewardModel.ts"
 import type { Tokenizer } from "./Tokenizer.ts"
@@ -58,14 +58,6 @@ export interface Options {
 
 const places: PromptTemplate.Places = { known: ["prompt", "completion"], needed: ["completion"] }
 
-// A conversation as people would write it down: the special tokens of its own template are not for this question.
-const textOf = ({ messages, text }: Pick<Prompt.Prompt, "messages" | "text">): string => {
-  if (messages === undefined) return text
-  const [first, ...others] = messages
-  if (first === undefined) return ""
-  return others.length === 0 ? first.content : messages.map(({ content, role }) => `${role}: ${content}`).join("\n\n")
-}
-
 /**
  * An answer to ask about: only its texts are read.
  *
@@ -92,7 +84,10 @@ export const questions = (
   ForcedChoice.check(template.replies)
   const plain = PromptTemplate.withoutSpecialTokens(tokenizer)
   return ({ completion, prompt }) => {
-    const fields = { prompt: plain(textOf(prompt)), completion: plain(completion.text) }
+    const fields = {
+      prompt: plain(Prompt.transcript(prompt.messages ?? prompt.text)),
+      completion: plain(completion.text)
+    }
     return { content: PromptTemplate.fill(template.content, fields), replies: template.replies }
   }
 }
