@@ -10,11 +10,9 @@
  *
  * @since 0.1.0
  */
-import * as fs from "node:fs"
 import { join } from "node:path"
-import { promisify } from "node:util"
-import { AtomicFile, RewardModel, Run, RunLog } from "@attune/core"
-import { Effect, Option, Schema, type Scope } from "effect"
+import { Journal, RewardModel, Run, RunLog } from "@attune/core"
+import { Effect, Schema } from "effect"
 
 const Line = Schema.Struct({
   iteration: Schema.Int,
@@ -22,12 +20,6 @@ const Line = Schema.Struct({
   digests: Schema.Array(Schema.String),
   scores: Schema.Array(Schema.Finite)
 })
-
-type Line = typeof Line.Type
-
-const LineJson = Schema.fromJsonString(Line)
-const decodeLine = Schema.decodeUnknownOption(LineJson)
-const encodeLine = Schema.encodeSync(LineJson)
 
 /**
  * A reward that remembers: asks only about answers whose score it does not have.
@@ -51,8 +43,8 @@ export interface ScoreJournal {
  *
  * **Details**
  *
- * `directory`: that of the run, which exists; without one nothing is kept. `resume`: use the scores that are there, which
- * are removed otherwise. `scoreBatch`: answers that the reward is asked about together, default all of an iteration; an
+ * `directory`: that of the run, which exists; without one nothing is kept. `resume`: use the scores that are there; otherwise
+ * the file is emptied. `scoreBatch`: answers that the reward is asked about together, default all of an iteration; an
  * interruption loses the scores of at most so many.
  *
  * @category models
@@ -64,6 +56,9 @@ export interface Options {
   readonly scoreBatch?: number | undefined
 }
 
+const failure = ({ cause, detail, path }: Journal.JournalError) =>
+  new RunLog.RunLogError({ path, detail: `cannot be read or written: ${detail}`, cause })
+
 // Sixteen digits tell the answers of a run apart.
 const digestOf =
   (reward: string) =>
@@ -71,7 +66,7 @@ const digestOf =
     Run.digest([reward, prompt.text, prompt.tokens, completion.text, completion.tokens]).slice(0, 16)
 
 /**
- * Opens the journal of a reward; it is closed with the scope.
+ * Opens the journal of a reward.
  *
  * **Details**
  *
@@ -85,55 +80,57 @@ const digestOf =
 export const open: (
   reward: RewardModel.RewardModelShape,
   options: Options
-) => Effect.Effect<ScoreJournal, RunLog.RunLogError, Scope.Scope> = Effect.fn("ScoreJournal.open")(
-  function* (model, options) {
-    const reward = RewardModel.guarded(model)
-    const { directory, resume = false } = options
-    const file = directory === undefined ? undefined : yield* openFile(join(directory, "scores.jsonl"), resume)
-    const known = new Map<string, { readonly digest: string; readonly score: number }>()
-    const at = (iteration: number, place: number) => `${iteration} ${place}`
-    for (const { digests, first, iteration, scores } of file?.lines ?? []) {
-      scores.forEach((score, i) => {
-        known.set(at(iteration, first + i), { digest: digests[i] ?? "", score })
-      })
-    }
-
-    const score: ScoreJournal["score"] = Effect.fn("ScoreJournal.score")(function* (iteration, answers) {
-      const digests = answers.map(digestOf(reward.name))
-      const found = answers.map((_, i) => known.get(at(iteration, i)))
-      const others = found.filter((entry, i) => entry !== undefined && entry.digest !== digests[i]).length
-      if (others > 0) {
-        yield* Effect.logWarning(
-          `${file?.path} holds scores of ${others} other answers, or of another reward, for iteration ${iteration + 1}; ` +
-            `${reward.name} is asked about these again`
-        )
-      }
-      const scores = Float32Array.from(found, (entry) => entry?.score ?? 0)
-      for (const places of runs(
-        found.map((entry, i) => entry?.digest !== digests[i]),
-        options.scoreBatch
-      )) {
-        const ask = reward
-          .score(places.map((i) => answers[i]!))
-          .pipe(Effect.mapError((error) => located(error, iteration, places, answers)))
-        // Once a score is there it is kept, whatever happens.
-        yield* Effect.uninterruptibleMask((restore) =>
-          Effect.gen(function* () {
-            const given = yield* restore(ask)
-            places.forEach((place, i) => {
-              scores[place] = given[i]!
-            })
-            const own = places.map((place) => digests[place]!)
-            yield* file?.append({ iteration, first: places[0]!, digests: own, scores: Array.from(given) }) ??
-              Effect.void
-          })
-        )
-      }
-      return scores
+) => Effect.Effect<ScoreJournal, RunLog.RunLogError> = Effect.fn("ScoreJournal.open")(function* (model, options) {
+  const reward = RewardModel.guarded(model)
+  const { directory, resume = false } = options
+  const path = directory === undefined ? undefined : join(directory, "scores.jsonl")
+  const at = (iteration: number, place: number) => `${iteration} ${place}`
+  const keyOf = ({ first, iteration }: typeof Line.Type) => at(iteration, first)
+  const file = yield* Journal.open({ path, schema: Line, keyOf, resume, unreadable: "skip" }).pipe(
+    Effect.mapError(failure)
+  )
+  const known = new Map<string, { readonly digest: string; readonly score: number }>()
+  for (const { digests, first, iteration, scores } of file.records) {
+    scores.forEach((score, i) => {
+      known.set(at(iteration, first + i), { digest: digests[i] ?? "", score })
     })
-    return { score }
   }
-)
+
+  const score: ScoreJournal["score"] = Effect.fn("ScoreJournal.score")(function* (iteration, answers) {
+    const digests = answers.map(digestOf(reward.name))
+    const found = answers.map((_, i) => known.get(at(iteration, i)))
+    const others = found.filter((entry, i) => entry !== undefined && entry.digest !== digests[i]).length
+    if (others > 0) {
+      yield* Effect.logWarning(
+        `${path} holds scores of ${others} other answers, or of another reward, for iteration ${iteration + 1}; ` +
+          `${reward.name} is asked about these again`
+      )
+    }
+    const scores = Float32Array.from(found, (entry) => entry?.score ?? 0)
+    for (const places of runs(
+      found.map((entry, i) => entry?.digest !== digests[i]),
+      options.scoreBatch
+    )) {
+      const ask = reward
+        .score(places.map((i) => answers[i]!))
+        .pipe(Effect.mapError((error) => located(error, iteration, places, answers)))
+      // Once a score is there it is kept, whatever happens.
+      yield* Effect.uninterruptibleMask((restore) =>
+        Effect.gen(function* () {
+          const given = yield* restore(ask)
+          places.forEach((place, i) => {
+            scores[place] = given[i]!
+          })
+          const own = places.map((place) => digests[place]!)
+          const line = { iteration, first: places[0]!, digests: own, scores: Array.from(given) }
+          yield* Effect.mapError(file.append([line]), failure)
+        })
+      )
+    }
+    return scores
+  })
+  return { score }
+})
 
 // The reward counts the answers of one call: here is where in the run these are.
 const located = (
@@ -166,40 +163,3 @@ const runs = (lacking: ReadonlyArray<boolean>, most = Infinity): ReadonlyArray<R
   })
   return runs
 }
-
-const flush = promisify(fs.fsync)
-
-const openFile = Effect.fnUntraced(function* (path: string, resume: boolean) {
-  const failure = (cause: unknown) =>
-    new RunLog.RunLogError({ path, detail: `cannot be read or written: ${AtomicFile.explain(cause)}`, cause })
-  const file = yield* Effect.acquireRelease(
-    Effect.try({ try: () => fs.openSync(path, "a+"), catch: failure }),
-    (file) => Effect.sync(() => fs.closeSync(file))
-  )
-  const { lines, unreadable } = yield* Effect.try({
-    try: () => {
-      const bytes = resume ? fs.readFileSync(path) : Buffer.alloc(0)
-      const size = bytes.lastIndexOf("\n") + 1 // without a last line that was cut short
-      fs.ftruncateSync(file, size)
-      const decoded = bytes
-        .toString("utf8", 0, size)
-        .split("\n")
-        .slice(0, -1)
-        .map((line) => decodeLine(line))
-      const lines = decoded.flatMap(Option.toArray)
-      return { lines, unreadable: decoded.length - lines.length }
-    },
-    catch: failure
-  })
-  if (unreadable > 0) yield* Effect.logWarning(`${unreadable} lines of ${path} cannot be read; their scores are lost`)
-  const append = (line: Line) =>
-    Effect.tryPromise({
-      try: () => {
-        const bytes = Buffer.from(`${encodeLine(line)}\n`)
-        for (let sent = 0; sent < bytes.byteLength; ) sent += fs.writeSync(file, bytes, sent)
-        return flush(file)
-      },
-      catch: failure
-    })
-  return { path, lines, append }
-})
