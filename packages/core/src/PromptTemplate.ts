@@ -241,7 +241,7 @@ const joinLabelled = ({ fed, text }: Filled, known: ReadonlyArray<string>): stri
     fed = Uint8Array.from([...fed.subarray(0, before), ...Array.from(joint, () => 1), ...fed.subarray(found.start)])
     if (before === 0) start = end + before + joint.length - found.start + 1
     // The line that it now belongs to may begin with a label only since then, such as one of two words.
-    else start = before + 1
+    else for (start = before; start > 0 && !lineBreaks.has(text[start - 1]!); ) start--
   }
   return text
 }
