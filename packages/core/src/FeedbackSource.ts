@@ -4,13 +4,15 @@
  * @since 0.1.0
  */
 import { Context, Effect, type FileSystem, Layer, Schema, Terminal } from "effect"
-import { Critique } from "./Critique.ts"
+import * as Critique from "./Critique.ts"
 import { Demonstration } from "./Demonstration.ts"
 import { Instruction } from "./Instruction.ts"
 import * as JsonLines from "./JsonLines.ts"
-import type { Content } from "./Prompt.ts"
+import { type Content, transcript } from "./Prompt.ts"
 import { Ranking } from "./Ranking.ts"
+import * as TerminalCritic from "./TerminalCritic.ts"
 import * as UserFunction from "./UserFunction.ts"
+import * as VisibleText from "./VisibleText.ts"
 
 /**
  * Reports feedback that a source does not have or could not give.
@@ -66,7 +68,7 @@ export interface FeedbackSourceShape {
   /** Orders answers; smaller ranks are better, equal ranks are ties. */
   readonly rank: (comparison: Comparison) => Effect.Effect<Ranking, FeedbackSourceError>
   /** Says in words what is wrong with an answer. */
-  readonly critique: (attempt: Attempt) => Effect.Effect<Critique, FeedbackSourceError>
+  readonly critique: (attempt: Attempt) => Effect.Effect<Critique.Critique, FeedbackSourceError>
   /** Says whether an answer does what it was told. */
   readonly verify: (attempt: Attempt) => Effect.Effect<Instruction, FeedbackSourceError>
 }
@@ -126,7 +128,13 @@ export const fromLabeller = (name: string, labeller: Labeller): FeedbackSourceSh
   ) => {
     const decode = Schema.decodeUnknownEffect(schema)
     const fail = (cause: unknown) =>
-      new FeedbackSourceError({ source: name, reason: cause instanceof Error ? cause.message : String(cause), cause })
+      cause instanceof FeedbackSourceError
+        ? cause
+        : new FeedbackSourceError({
+            source: name,
+            reason: cause instanceof Error ? cause.message : String(cause),
+            cause
+          })
     return (question: Q): Effect.Effect<A, FeedbackSourceError> =>
       f === undefined
         ? Effect.fail(new FeedbackSourceError({ source: name, reason: `has no ${kind}; use another source for them` }))
@@ -154,7 +162,7 @@ export const fromLabeller = (name: string, labeller: Labeller): FeedbackSourceSh
         ranks: completions.map((text) => ranks[distinct.indexOf(text)]!)
       }))
     },
-    critique: ask("critiques", labeller.critique, Critique, ({ completion, prompt }, answer) => ({
+    critique: ask("critiques", labeller.critique, Critique.Critique, ({ completion, prompt }, answer) => ({
       prompt,
       completion,
       ...(typeof answer === "string" ? { critique: answer } : answer)
@@ -182,22 +190,24 @@ export interface Recording {
  * **Details**
  *
  * A question is answered by the first record with the same prompt and the same completions, in any order; for rankings
- * the record may hold more completions than are asked about. A question that nobody recorded fails.
+ * the record may hold more completions than are asked about. A question that nobody recorded fails, and so does the file
+ * at a critique that is empty unless `empty` is `"skip"`, as by `Critique.read`.
  *
  * @category constructors
  * @since 0.1.0
  */
 export const fromJsonLines: (
-  recording: Recording
+  recording: Recording,
+  options?: Critique.ReadOptions
 ) => Effect.Effect<FeedbackSourceShape, JsonLines.FeedbackLineError, FileSystem.FileSystem> = Effect.fn(
   "FeedbackSource.fromJsonLines"
-)(function* (recording) {
-  const read = Effect.fnUntraced(function* <A extends { readonly prompt: Content }>(
+)(function* (recording, options) {
+  const read = Effect.fnUntraced(function* <A extends { readonly prompt: Content }, R>(
     file: string | undefined,
-    schema: Schema.Codec<A, unknown>
+    readFile: (file: string) => Effect.Effect<ReadonlyArray<A>, JsonLines.FeedbackLineError, R>
   ) {
     const records = new Map<string, Array<A>>()
-    for (const record of file === undefined ? [] : yield* JsonLines.read(file, schema)) {
+    for (const record of file === undefined ? [] : yield* readFile(file)) {
       const key = JSON.stringify(record.prompt)
       const same = records.get(key)
       if (same === undefined) records.set(key, [record])
@@ -213,10 +223,12 @@ export const fromJsonLines: (
       return Effect.fail(new FeedbackSourceError({ source: file ?? "recorded lines", reason }))
     }
   })
-  const demonstrations = yield* read(recording.demonstrations, Demonstration)
-  const rankings = yield* read(recording.rankings, Ranking)
-  const critiques = yield* read(recording.critiques, Critique)
-  const instructions = yield* read(recording.instructions, Instruction)
+  const demonstrations = yield* read(recording.demonstrations, (file) => JsonLines.read(file, Demonstration))
+  const rankings = yield* read(recording.rankings, (file) => JsonLines.read(file, Ranking))
+  const critiques = yield* read(recording.critiques, (file) =>
+    Effect.map(Critique.read(file, options), ({ critiques }) => critiques)
+  )
+  const instructions = yield* read(recording.instructions, (file) => JsonLines.read(file, Instruction))
   return {
     name: Object.values(recording).join(", "),
     demonstrate: (prompt) => demonstrations(prompt, () => true),
@@ -237,25 +249,44 @@ export const fromJsonLines: (
 /**
  * Makes a source of the person at the terminal, who is asked again until the reply can be used.
  *
+ * **Details**
+ *
+ * One answer at a time, and nothing is kept. A draft may be left without a critique, which fails, with the reason. Characters
+ * that are invisible or move the cursor are spelled out.
+ *
+ * @see `TerminalCritic.collect` for critiques of many drafts, with undo and a file that can be gone on with
  * @category constructors
  * @since 0.1.0
  */
 export const fromTerminal: Effect.Effect<FeedbackSourceShape, never, Terminal.Terminal> = Effect.gen(function* () {
   const terminal = yield* Terminal.Terminal
   const source = "the person at the terminal"
+  const gaveUp = (cause?: unknown) =>
+    new FeedbackSourceError({
+      source,
+      reason: "gave up before answering",
+      ...(cause === undefined ? {} : { cause })
+    })
   const ask = <A>(question: string, read: (reply: string) => A | undefined): Effect.Effect<A, FeedbackSourceError> =>
     terminal.display(`${question}\n> `).pipe(
       Effect.andThen(terminal.readLine),
-      Effect.mapError((cause) => new FeedbackSourceError({ source, reason: "gave up before answering", cause })),
+      Effect.mapError(gaveUp),
       Effect.flatMap((reply) => {
         const answer = read(reply.trim())
         return answer === undefined ? ask(question, read) : Effect.succeed(answer)
       })
     )
-  const show = (prompt: Content) =>
-    typeof prompt === "string" ? prompt : prompt.map(({ content, role }) => `${role}: ${content}`).join("\n")
-  // An empty line looks like a fault of the program.
-  const answerOf = (text: string) => (text.trim() === "" ? "(an empty answer)" : text)
+  const criticise = Effect.fnUntraced(function* (attempt: Attempt) {
+    const { critiques, skipped } = yield* TerminalCritic.collect([attempt]).pipe(
+      Effect.provideService(Terminal.Terminal, terminal),
+      Effect.mapError((cause) => new FeedbackSourceError({ source, reason: cause.reason, cause }))
+    )
+    if (critiques[0] !== undefined) return critiques[0].critique
+    if (skipped[0] === undefined) return yield* gaveUp()
+    return yield* new FeedbackSourceError({ source, reason: `has no critique of this answer: ${skipped[0].reason}` })
+  })
+  const show = (prompt: Content) => VisibleText.show(transcript(prompt))
+  const answerOf = TerminalCritic.showAnswer
   const words = (reply: string) => (reply === "" ? undefined : reply)
   return fromLabeller(source, {
     demonstrate: (prompt) => ask(`${show(prompt)}\n\nWrite the answer.`, words),
@@ -271,11 +302,10 @@ export const fromTerminal: Effect.Effect<FeedbackSourceShape, never, Terminal.Te
             : undefined
         }
       ),
-    critique: ({ completion, prompt }) =>
-      ask(`${show(prompt)}\n\n${answerOf(completion)}\n\nWhat should be better?`, words),
+    critique: criticise,
     verify: ({ completion, instruction, prompt }) =>
       ask(
-        `${instruction === undefined ? "" : `${instruction}\n\n`}${show(prompt)}\n\n${answerOf(completion)}\n\n` +
+        `${instruction === undefined ? "" : `${VisibleText.show(instruction)}\n\n`}${show(prompt)}\n\n${answerOf(completion)}\n\n` +
           "Does the answer do what it was told (y/n)?",
         (reply) => (/^y(es)?$/i.test(reply) ? true : /^no?$/i.test(reply) ? false : undefined)
       )
@@ -298,9 +328,10 @@ export const layerLabeller = (name: string, labeller: Labeller): Layer.Layer<Fee
  * @since 0.1.0
  */
 export const layerJsonLines = (
-  recording: Recording
+  recording: Recording,
+  options?: Critique.ReadOptions
 ): Layer.Layer<FeedbackSource, JsonLines.FeedbackLineError, FileSystem.FileSystem> =>
-  Layer.effect(FeedbackSource, fromJsonLines(recording))
+  Layer.effect(FeedbackSource, fromJsonLines(recording, options))
 
 /**
  * Layer with the person at the terminal.

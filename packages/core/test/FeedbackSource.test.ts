@@ -120,6 +120,18 @@ describe("recorded lines", () => {
           yield* message(FeedbackSource.fromJsonLines({ critiques: file("bad.jsonl", attempt) })),
           /bad\.jsonl, line 1: field "critique": Missing key/
         )
+        const silent = file(
+          "silent.jsonl",
+          { ...attempt, completion: "b", critique: " " },
+          { ...attempt, critique: "c" }
+        )
+        assert.match(
+          yield* message(FeedbackSource.fromJsonLines({ critiques: silent })),
+          /silent\.jsonl, line 1: field "critique": is empty/
+        )
+        const spoken = yield* FeedbackSource.fromJsonLines({ critiques: silent }, { empty: "skip" })
+        assert.deepStrictEqual(yield* spoken.critique(attempt), { ...attempt, critique: "c" })
+        assert.match(yield* message(spoken.critique({ ...attempt, completion: "b" })), /has nothing on these answers/)
       })
     )
   })
@@ -153,7 +165,7 @@ describe("a person at a terminal", () => {
       assert.deepStrictEqual(yield* person.rank(comparison), { ...comparison, ranks: [2, 1] })
       assert.deepStrictEqual(yield* person.critique(attempt), { ...attempt, critique: "Be brief." })
       assert.deepStrictEqual(yield* person.verify(attempt), { ...attempt, satisfied: true })
-      assert.strictEqual(shown.length, 8)
+      assert.strictEqual(shown.length, 9)
       assert.match(shown[0]!, /\[1\] long answer\n\[2\] short/)
     })
   )
@@ -173,10 +185,34 @@ describe("a person at a terminal", () => {
     })
   )
 
-  it.effect("may leave", () =>
+  it.effect("may leave, and may have nothing to say of a draft", () =>
     Effect.gen(function* () {
-      const person = yield* terminal([]).source
-      assert.match(yield* message(person.critique(attempt)), /gave up/)
+      const person = yield* terminal(["/skip it is cut off", "/quit"]).source
+      assert.strictEqual(
+        yield* message(person.critique(attempt)),
+        "feedback from the person at the terminal: has no critique of this answer: it is cut off"
+      )
+      const leaving = "feedback from the person at the terminal: gave up before answering"
+      assert.strictEqual(yield* message(person.critique(attempt)), leaving)
+      assert.strictEqual(yield* message(person.critique(attempt)), leaving)
+      assert.strictEqual(yield* message(person.verify(attempt)), leaving)
+    })
+  )
+
+  it.effect("is shown no text that acts on the terminal", () =>
+    Effect.gen(function* () {
+      const { shown, source } = terminal(["1 2", "x", "y", "x"])
+      const person = yield* source
+      const evil = "\u001b[2J"
+      yield* person.rank({ prompt: evil, completions: [evil, "b"] })
+      yield* person.critique({ prompt: evil, completion: evil })
+      yield* person.verify({ prompt: evil, completion: evil, instruction: evil })
+      yield* person.demonstrate([
+        { role: evil, content: evil },
+        { role: "user", content: "" }
+      ])
+      assert.strictEqual(shown.join("").split("⟨U+001B⟩[2J").length - 1, 9)
+      assert.notInclude(shown.join(""), "\u001b")
     })
   )
 })

@@ -7,10 +7,10 @@
  *
  * @since 0.1.0
  */
+import { VisibleText } from "@attune/core"
 import { Effect, Schema, SchemaIssue } from "effect"
 import { Estimate } from "./Estimate.ts"
 import type { Sample } from "./Sample.ts"
-import * as VisibleText from "./VisibleText.ts"
 
 const titled = {
   title: Schema.optionalKey(Schema.String),

@@ -8,7 +8,7 @@
  *
  * @since 0.1.0
  */
-import { Prompt, Ranking, type RewardModel, type Tokenizer } from "@attune/core"
+import { Prompt, Ranking, type RewardModel, type Tokenizer, VisibleText } from "@attune/core"
 import { Effect, Result, Schema } from "effect"
 import type * as Estimate from "../Estimate.ts"
 import type * as Report from "../Report.ts"
@@ -17,7 +17,6 @@ import * as Score from "../Score.ts"
 import * as Share from "../Share.ts"
 import * as Bootstrap from "../statistics/Bootstrap.ts"
 import * as Calibration from "../statistics/Calibration.ts"
-import * as VisibleText from "../VisibleText.ts"
 import * as Answer from "./Answer.ts"
 
 /**

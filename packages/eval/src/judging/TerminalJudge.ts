@@ -7,9 +7,8 @@
  *
  * @since 0.1.0
  */
-import { Journal, NextToken } from "@attune/core"
+import { Journal, NextToken, VisibleText } from "@attune/core"
 import { Effect, Layer, Schema, Terminal } from "effect"
-import * as VisibleText from "../VisibleText.ts"
 import * as Judge from "./Judge.ts"
 
 /**

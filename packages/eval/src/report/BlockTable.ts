@@ -3,9 +3,9 @@
  *
  * @since 0.1.0
  */
+import { VisibleText } from "@attune/core"
 import type { Estimate } from "../Estimate.ts"
 import * as Report from "../Report.ts"
-import * as VisibleText from "../VisibleText.ts"
 
 /**
  * Blocks whose data is a table.

@@ -4,9 +4,9 @@
  *
  * @since 0.1.0
  */
+import { VisibleText } from "@attune/core"
 
 import * as Report from "../Report.ts"
-import * as VisibleText from "../VisibleText.ts"
 import * as BlockTable from "./BlockTable.ts"
 import { html, type Markup, nothing, type Part, trusted } from "./Markup.ts"
 import * as Plot from "./Plot.ts"

@@ -3,9 +3,9 @@
  *
  * @since 0.1.0
  */
+import { VisibleText } from "@attune/core"
 
 import * as Report from "../Report.ts"
-import * as VisibleText from "../VisibleText.ts"
 import * as BlockTable from "./BlockTable.ts"
 
 const entities: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;" }

@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import * as VisibleText from "../VisibleText.ts"
+import { VisibleText } from "@attune/core"
 
 /**
  * Text that is HTML already.

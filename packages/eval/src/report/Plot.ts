@@ -7,11 +7,11 @@
  *
  * @since 0.1.0
  */
+import { VisibleText } from "@attune/core"
 import * as Observable from "@observablehq/plot"
 import { parseHTML } from "linkedom"
 import type { Estimate } from "../Estimate.ts"
 import * as Report from "../Report.ts"
-import * as VisibleText from "../VisibleText.ts"
 import type * as BlockTable from "./BlockTable.ts"
 
 /**
