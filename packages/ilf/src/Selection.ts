@@ -478,19 +478,6 @@ export const longest: SelectorShape = guarded({
 })
 
 /**
- * A prompt as people would write it down: messages as `role: content` with empty lines between, a single one as its content.
- *
- * @category transforming
- * @since 0.1.0
- */
-export const textOf = (prompt: Prompt.Content): string => {
-  if (typeof prompt === "string") return prompt
-  const [first, ...others] = prompt
-  if (first === undefined) return ""
-  return others.length === 0 ? first.content : prompt.map(({ content, role }) => `${role}: ${content}`).join("\n\n")
-}
-
-/**
  * Settings of a selector that is a reward model.
  *
  * **Details**
@@ -535,7 +522,7 @@ export const fromRewardModel = (
     Result.gen(function* () {
       if (tokenizer === undefined) {
         const messages = typeof critique.prompt === "string" ? undefined : critique.prompt
-        const prompt = Prompt.make(textOf(critique.prompt), [], messages)
+        const prompt = Prompt.make(Prompt.transcript(critique.prompt), [], messages)
         return refinements.map((text) => ({ prompt, completion: { text, tokens: new Int32Array() } }))
       }
       const bare = critique.prompt === ""
