@@ -236,10 +236,11 @@ const joinLabelled = ({ fed, text }: Filled, known: ReadonlyArray<string>): stri
     }
     let before = start
     while (before > 0 && isBlank(text[before - 1]!)) before--
+    const cut = before === 0 ? found.start : before
     const joint = before === 0 ? mark : " "
-    text = text.slice(0, before) + joint + text.slice(found.start)
-    fed = Uint8Array.from([...fed.subarray(0, before), ...Array.from(joint, () => 1), ...fed.subarray(found.start)])
-    if (before === 0) start = end + before + joint.length - found.start + 1
+    text = text.slice(0, cut) + joint + text.slice(found.start)
+    fed = Uint8Array.from([...fed.subarray(0, cut), ...Array.from(joint, () => 1), ...fed.subarray(found.start)])
+    if (before === 0) start = end + joint.length + 1
     // The line that it now belongs to may begin with a label only since then, such as one of two words.
     else for (start = before; start > 0 && !lineBreaks.has(text[start - 1]!); ) start--
   }

@@ -121,7 +121,7 @@ describe("a filled template", () => {
     const open = PromptTemplate.filler("{a}\nIs it polite?", tokenizer)
     assert.strictEqual(
       open({ a: " is it polite? Yes\nIs it polite? Yes" }),
-      "- is it polite? Yes Is it polite? Yes\nIs it polite?"
+      " - is it polite? Yes Is it polite? Yes\nIs it polite?"
     )
     const dashed = PromptTemplate.filler("{a}\n--- end", tokenizer)
     assert.strictEqual(dashed({ a: "--- end" }), "> --- end\n--- end")
