@@ -8,7 +8,7 @@ import * as Critique from "./Critique.ts"
 import { Demonstration } from "./Demonstration.ts"
 import { Instruction } from "./Instruction.ts"
 import * as JsonLines from "./JsonLines.ts"
-import { type Content, transcript } from "./Prompt.ts"
+import * as Prompt from "./Prompt.ts"
 import { Ranking } from "./Ranking.ts"
 import * as TerminalCritic from "./TerminalCritic.ts"
 import * as UserFunction from "./UserFunction.ts"
@@ -37,7 +37,7 @@ export class FeedbackSourceError extends Schema.TaggedError<FeedbackSourceError>
  * @since 0.1.0
  */
 export interface Comparison {
-  readonly prompt: Content
+  readonly prompt: Prompt.Content
   readonly completions: ReadonlyArray<string>
 }
 
@@ -48,7 +48,7 @@ export interface Comparison {
  * @since 0.1.0
  */
 export interface Attempt {
-  readonly prompt: Content
+  readonly prompt: Prompt.Content
   readonly completion: string
   readonly instruction?: string
 }
@@ -64,7 +64,7 @@ export interface FeedbackSourceShape {
   /** How many questions it can be asked at a time; one where this is absent. */
   readonly concurrency?: number
   /** Shows how to answer. */
-  readonly demonstrate: (prompt: Content) => Effect.Effect<Demonstration, FeedbackSourceError>
+  readonly demonstrate: (prompt: Prompt.Content) => Effect.Effect<Demonstration, FeedbackSourceError>
   /** Orders answers; smaller ranks are better, equal ranks are ties. */
   readonly rank: (comparison: Comparison) => Effect.Effect<Ranking, FeedbackSourceError>
   /** Says in words what is wrong with an answer. */
@@ -90,7 +90,7 @@ export class FeedbackSource extends Context.Service<FeedbackSource, FeedbackSour
  * @since 0.1.0
  */
 export interface Labeller {
-  readonly demonstrate?: (prompt: Content) => UserFunction.Returned<string>
+  readonly demonstrate?: (prompt: Prompt.Content) => UserFunction.Returned<string>
   readonly rank?: (comparison: Comparison) => UserFunction.Returned<ReadonlyArray<number>>
   readonly critique?: (
     attempt: Attempt
@@ -202,19 +202,19 @@ export const fromJsonLines: (
 ) => Effect.Effect<FeedbackSourceShape, JsonLines.FeedbackLineError, FileSystem.FileSystem> = Effect.fn(
   "FeedbackSource.fromJsonLines"
 )(function* (recording, options) {
-  const read = Effect.fnUntraced(function* <A extends { readonly prompt: Content }, R>(
+  const read = Effect.fnUntraced(function* <A extends { readonly prompt: Prompt.Content }, R>(
     file: string | undefined,
     readFile: (file: string) => Effect.Effect<ReadonlyArray<A>, JsonLines.FeedbackLineError, R>
   ) {
     const records = new Map<string, Array<A>>()
     for (const record of file === undefined ? [] : yield* readFile(file)) {
-      const key = JSON.stringify(record.prompt)
+      const key = Prompt.key(record.prompt)
       const same = records.get(key)
       if (same === undefined) records.set(key, [record])
       else same.push(record)
     }
-    return (prompt: Content, matches: (record: A) => boolean): Effect.Effect<A, FeedbackSourceError> => {
-      const found = records.get(JSON.stringify(prompt))?.find(matches)
+    return (prompt: Prompt.Content, matches: (record: A) => boolean): Effect.Effect<A, FeedbackSourceError> => {
+      const found = records.get(Prompt.key(prompt))?.find(matches)
       if (found !== undefined) return Effect.succeed(found)
       const reason =
         file === undefined
@@ -285,7 +285,7 @@ export const fromTerminal: Effect.Effect<FeedbackSourceShape, never, Terminal.Te
     if (skipped[0] === undefined) return yield* gaveUp()
     return yield* new FeedbackSourceError({ source, reason: `has no critique of this answer: ${skipped[0].reason}` })
   })
-  const show = (prompt: Content) => VisibleText.show(transcript(prompt))
+  const show = (prompt: Prompt.Content) => VisibleText.show(Prompt.transcript(prompt))
   const answerOf = TerminalCritic.showAnswer
   const words = (reply: string) => (reply === "" ? undefined : reply)
   return fromLabeller(source, {

@@ -133,6 +133,15 @@ export const transcript = (content: Content): string => {
 }
 
 /**
+ * The same text for the same prompt, whatever the order of the fields of its messages, and another for another.
+ *
+ * @category transforming
+ * @since 0.1.0
+ */
+export const key = (content: Content): string =>
+  JSON.stringify(typeof content === "string" ? content : content.map(({ content, role }) => [role, content]))
+
+/**
  * A prompt as the model sees it. `tokens` is `[T]`; `text` is what was tokenized, special tokens of a chat template
  * included; `messages` are kept when the prompt is a conversation.
  *

@@ -96,7 +96,7 @@ export type Line = typeof Line.Type
  */
 export const showAnswer = (text: string): string => (text.trim() === "" ? "(an empty answer)" : VisibleText.show(text))
 
-const keyOf = ({ completion, prompt }: Draft): string => JSON.stringify([prompt, completion])
+const keyOf = ({ completion, prompt }: Draft): string => JSON.stringify([Prompt.key(prompt), completion])
 
 /** Whether a draft needs not be asked about: a critique that is empty without a reason says nothing. */
 const isDone = ({ critique, skipped }: Line): boolean => critique.trim() !== "" || skipped !== undefined
@@ -151,7 +151,8 @@ const withdraw = (file: string, key: string): Effect.Effect<void, TerminalCritic
  *
  * Instead of a critique the person may reply `/skip` with a reason; `/undo`, which takes back what was said last, also
  * before the program was started again, and asks about that draft once more, as often as there is something to take back;
- * or `/quit`, as Ctrl-C and the end of the input do too: then `left` says how many drafts are open, and nothing is lost.
+ * or `/quit`, as which the end of the input (Ctrl-D) counts too: then `left` says how many drafts are open. Where Ctrl-C
+ * kills the program, nothing is lost either.
  *
  * The file holds a line for each draft, in the order in which they were asked about: core's form of a critique or, for a
  * draft that was skipped, the same with an empty critique and `skipped`, the reason. So `Critique.read` reads it, with
@@ -161,6 +162,10 @@ const withdraw = (file: string, key: string): Effect.Effect<void, TerminalCritic
  * move the cursor are spelled out.
  *
  * Fails, before anything is asked, where the file cannot be used or holds anything else.
+ *
+ * **Gotchas**
+ *
+ * A line is a critique: of a text of several lines that is pasted, each answers a question of its own.
  *
  * **Example** (Criticising drafts in several sittings)
  *
@@ -216,37 +221,28 @@ export const collect: (
     }
   })
 
-  // Asks until the person takes something back, for which the file has to be closed, or until the end.
-  const sitting = Effect.fnUntraced(function* (withdrawn: string | undefined) {
-    const journal = yield* Effect.mapError(
-      Journal.open({ path: file, schema: Line, keyOf, resume: true }),
-      journalError
-    )
-    if (withdrawn === undefined) journal.records.forEach(remember)
-    let next = keys.indexOf(withdrawn ?? "")
-    while (true) {
-      if (next === -1) next = keys.findIndex((key) => !done.has(key))
-      if (next === -1) return undefined
-      const reply = yield* ask(next)
-      if (reply._tag === "quit") return undefined
-      if (reply._tag === "undo") return [...done.keys()].at(-1)
-      const { completion, prompt } = drafts[next]!
-      const line: Line =
-        reply._tag === "skip"
-          ? { prompt, completion, critique: "", skipped: reply.reason }
-          : { prompt, completion, critique: reply.text }
-      yield* Effect.mapError(journal.append([line]), journalError)
-      remember(line)
-      next = -1
-    }
-  }, Effect.scoped)
-
-  let withdrawn: string | undefined
+  const journal = yield* Effect.mapError(Journal.open({ path: file, schema: Line, keyOf, resume: true }), journalError)
+  journal.records.forEach(remember)
+  let takenBack: string | undefined
   while (true) {
-    withdrawn = yield* sitting(withdrawn)
-    if (withdrawn === undefined) break
-    if (file !== undefined) yield* withdraw(file, withdrawn)
-    done.delete(withdrawn)
+    const next = keys.findIndex((key) => (takenBack === undefined ? !done.has(key) : key === takenBack))
+    if (next === -1) break
+    const reply = yield* ask(next)
+    if (reply._tag === "quit") break
+    if (reply._tag === "undo") {
+      takenBack = [...done.keys()].at(-1)!
+      if (file !== undefined) yield* withdraw(file, takenBack)
+      done.delete(takenBack)
+      continue
+    }
+    const { completion, prompt } = drafts[next]!
+    const line: Line =
+      reply._tag === "skip"
+        ? { prompt, completion, critique: "", skipped: reply.reason }
+        : { prompt, completion, critique: reply.text }
+    yield* Effect.mapError(journal.append([line]), journalError)
+    remember(line)
+    takenBack = undefined
   }
 
   const lines = keys.map((key) => done.get(key))

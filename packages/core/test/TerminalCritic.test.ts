@@ -5,6 +5,7 @@ import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, PlatformError, Terminal } from "effect"
 import * as Critique from "../src/Critique.ts"
+import * as FeedbackSource from "../src/FeedbackSource.ts"
 import * as TerminalCritic from "../src/TerminalCritic.ts"
 
 const draft = (name: string): TerminalCritic.Draft => ({ prompt: `prompt of ${name}`, completion: `draft ${name}` })
@@ -229,6 +230,22 @@ describe("the person at the terminal as a critic", () => {
         assert.strictEqual((yield* back.collect([a, b, c, draft("d")], file)).left, 3)
         assert.strictEqual(seen(back.shown).join(""), "dca")
         assert.deepStrictEqual(lines(file), [{ ...b, critique: "1" }])
+      })
+    )
+
+    it.effect("knows a conversation again, in whatever order its messages have their fields", () =>
+      Effect.gen(function* () {
+        const file = yield* fresh
+        yield* person(["one"]).collect([{ prompt: [{ content: "q", role: "user" }], completion: "x" }], file)
+        const again = { prompt: [{ role: "user", content: "q" }], completion: "x" }
+        assert.deepStrictEqual((yield* person([]).collect([again], file)).critiques, [{ ...again, critique: "one" }])
+        const recorded = yield* FeedbackSource.fromJsonLines({ critiques: file })
+        assert.strictEqual(
+          (yield* recorded.critique({ ...again, prompt: [{ content: "q", role: "user" }] })).critique,
+          "one"
+        )
+        const other = { prompt: [{ role: "q", content: "user" }], completion: "x" }
+        assert.strictEqual((yield* person([]).collect([other], file)).left, 1)
       })
     )
 
