@@ -143,7 +143,11 @@ export const train: (
   const run = yield* Run.open(state, identity(config, options), { ...options, checkpointEvery })
   const journal = yield* ScoreJournal.open(reward, options)
   const reports = directory === undefined ? [] : yield* logged(directory)
-  const progress = yield* Progress.start({ label: config.ptx === null ? "ppo" : "ppo-ptx", total: iterations, from: run.step })
+  const progress = yield* Progress.start({
+    label: config.ptx === null ? "ppo" : "ppo-ptx",
+    total: iterations,
+    from: run.step
+  })
   const prompts = stream(options.prompts, config.seed)
   const pretraining = stream(options.pretraining ?? [], config.seed + 1)
 
