@@ -77,18 +77,15 @@ export interface Texts {
  * @since 0.1.0
  */
 export const questions = (
-  tokenizer: Pick<Tokenizer, "specialIds" | "token">,
+  tokenizer: Pick<Tokenizer, "applyChatTemplate" | "specialIds" | "token">,
   template: Template = yesNo
 ): ((answer: Texts) => ForcedChoice.Question) => {
   PromptTemplate.check(template.content, places)
   ForcedChoice.check(template.replies)
-  const plain = PromptTemplate.withoutSpecialTokens(tokenizer)
+  const fill = PromptTemplate.filler(template.content, tokenizer)
   return ({ completion, prompt }) => {
-    const fields = {
-      prompt: plain(Prompt.transcript(prompt.messages ?? prompt.text)),
-      completion: plain(completion.text)
-    }
-    return { content: PromptTemplate.fill(template.content, fields), replies: template.replies }
+    const fields = { prompt: Prompt.transcript(prompt.messages ?? prompt.text), completion: completion.text }
+    return { content: fill(fields), replies: template.replies }
   }
 }
 
@@ -111,9 +108,8 @@ export const questions = (
  *
  * **Gotchas**
  *
- * The texts are filled in once, and what they spell of the tokenizer's special tokens is removed, so an answer cannot
- * leave its place in the template. It can still argue for itself in plain words, and a policy that is trained on this
- * score may learn to.
+ * An answer cannot leave its place in the template: see `PromptTemplate.filler`. It can still argue for itself in plain
+ * words, and a policy that is trained on this score may learn to.
  *
  * **Example** (Asking about one thing)
  *
