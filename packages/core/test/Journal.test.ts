@@ -40,6 +40,17 @@ vi.mock("node:fs", async (importOriginal) => {
   }
 })
 
+vi.mock("node:fs/promises", async (importOriginal) => {
+  const actual = await importOriginal<typeof import("node:fs/promises")>()
+  return {
+    ...actual,
+    open: (path: string, flags: string) => {
+      disk.events.push(`open ${path}`)
+      return actual.open(path, flags)
+    }
+  }
+})
+
 const directory = fs.mkdtempSync(join(tmpdir(), "attune-journal-"))
 afterAll(() => fs.rmSync(directory, { recursive: true, force: true }))
 afterEach(() => {
@@ -119,9 +130,11 @@ describe("a journal", () => {
     })
   )
 
-  it.effect("has flushed what was added before the effect is done", () =>
+  it.effect("has flushed what was added before the effect is done, and the name of a new file", () =>
     Effect.gen(function* () {
+      disk.events.length = 0
       const journal = yield* open(fresh())
+      assert.strictEqual(disk.events.at(-1), `open ${directory}`)
       for (const draft of drafts) {
         disk.events.length = 0
         yield* journal.append([draft])
@@ -225,11 +238,14 @@ describe("after a crash, a journal", () => {
   it.effect("knows a record that was cut short by the first field of any member of a union", () =>
     Effect.gen(function* () {
       const path = fresh()
-      const schema = Schema.TaggedUnion({ Draft: { text: Schema.String }, Choice: { draft: Schema.Int } })
-      const options = { path, schema, keyOf: ({ _tag }: typeof schema.Type) => _tag, resume: true }
-      for (const cut of ['{"_tag":"Draft","te', '{"_tag":"Cho', '{"_t']) {
-        fs.writeFileSync(path, `{"_tag":"Choice","draft":1}\n${cut}`)
-        assert.deepStrictEqual((yield* Journal.open(options)).records, [{ _tag: "Choice", draft: 1 }])
+      const schema = Schema.Union([
+        Schema.Struct({ draft: Schema.Int, text: Schema.String }),
+        Schema.Struct({ chosen: Schema.Int, text: Schema.String })
+      ])
+      const options = { path, schema, keyOf: JSON.stringify, resume: true }
+      for (const cut of ['{"draft":1,"te', '{"chosen":', '{"cho']) {
+        fs.writeFileSync(path, `{"chosen":1,"text":""}\n${cut}`)
+        assert.deepStrictEqual((yield* Journal.open(options)).records, [{ chosen: 1, text: "" }])
       }
       fs.writeFileSync(path, '{"text":"x')
       assert.strictEqual((yield* errorOf(Journal.open(options))).line, 1)
