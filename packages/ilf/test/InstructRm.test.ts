@@ -288,12 +288,16 @@ describe("InstructRM", () => {
 
   it("refuses templates that make no sense", () => {
     const { policy } = policyOf(() => -1)
-    const wrong = (content: string, replies: InstructRm.Template["replies"] = [" Yes", " No"]) =>
-      assert.throws.bind(assert, () => InstructRm.make(policy, { templates: [{ content, replies }] }))
-    wrong("{critique} {refinement} {title}")(/\{title\}; its places are \{context\}, \{draft\}, /)
-    wrong("{critique}")(/lacks \{refinement\}/)
-    wrong("{refinement}")(/lacks \{critique\}/)
-    wrong("{critique} {refinement}", ["Yes", "Yes"])(/give two different ones/)
+    const cases: ReadonlyArray<readonly [content: string, expected: RegExp, yes?: string]> = [
+      ["{critique} {refinement} {title}", /\{title\}; its places are \{context\}, \{draft\}, /],
+      ["{critique}", /lacks \{refinement\}/],
+      ["{refinement}", /lacks \{critique\}/],
+      ["{critique} {refinement}", /give two different ones/, " No"]
+    ]
+    for (const [content, expected, yes = " Yes"] of cases) {
+      const templates = [{ content, replies: [yes, " No"] as const }]
+      assert.throws(() => InstructRm.make(policy, { templates }), expected)
+    }
     assert.throws(() => InstructRm.make(policy, { templates: [] }), /at least one template/)
     assert.throws(() => InstructRm.make(policy, { batchSize: 0 }), /batchSize must be/)
   })
