@@ -120,6 +120,11 @@ describe("embedding similarity", () => {
         yield* message(selector.score([question("f", "a"), question("zero", "a")])),
         /^selector near: question 1: the embedding of the feedback is all 0/
       )
+      // Of a text that occurs more than once the first place is named.
+      assert.match(
+        yield* message(selector.score([question("f", "a", "zero"), question("f", "zero")])),
+        /^selector near: question 0, refinement 1: /
+      )
       const few: EmbeddingSimilarity.EmbedderShape = { name: "few", embed: () => Effect.succeed([]) }
       assert.match(
         yield* message(EmbeddingSimilarity.make(few).score([question("f", "a")])),
