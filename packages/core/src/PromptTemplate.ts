@@ -50,26 +50,6 @@ export const fill = (content: Prompt.Content, fields: Readonly<Record<string, st
     : content.map((message) => ({ ...message, content: filled(message.content) }))
 }
 
-/**
- * Removes the texts from a text, until none is left: also those that the removal of others brings together.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const without = (texts: ReadonlyArray<string>): ((text: string) => string) => {
-  const given = texts.filter((text) => text !== "")
-  if (given.length === 0) return (text) => text
-  const longestFirst = given.sort((a, b) => b.length - a.length)
-  const any = new RegExp(longestFirst.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&")).join("|"), "g")
-  return (text) => {
-    for (let before = ""; before !== text; ) {
-      before = text
-      text = text.replace(any, "")
-    }
-    return text
-  }
-}
-
 type SpecialTokens = Pick<Tokenizer, "specialIds" | "token">
 
 // Longer spellings first, so that one which begins another does not take its beginning.
@@ -156,35 +136,50 @@ interface Filled {
   readonly fed: Uint8Array
 }
 
+const concat = (...parts: ReadonlyArray<Filled>): Filled => {
+  const fed = new Uint8Array(parts.reduce((sum, { text }) => sum + text.length, 0))
+  let start = 0
+  for (const part of parts) {
+    fed.set(part.fed, start)
+    start += part.text.length
+  }
+  return { text: parts.map(({ text }) => text).join(""), fed }
+}
+
+const slice = ({ fed, text }: Filled, start: number, end?: number): Filled => ({
+  text: text.slice(start, end),
+  fed: fed.subarray(start, end)
+})
+
 const fillPlaces = (text: string, fields: Readonly<Record<string, string>>): Filled => {
-  const parts: Array<readonly [text: string, fed: number]> = []
+  const parts: Array<Filled> = []
+  const add = (text: string, fed: 0 | 1) => parts.push({ text, fed: new Uint8Array(text.length).fill(fed) })
   let at = 0
   for (const match of text.matchAll(place)) {
     const field = fields[match[1]!]
     if (field === undefined) throw new RangeError(`nothing is given for {${match[1]}} of a prompt template`)
-    parts.push([text.slice(at, match.index), 0], [field, 1])
+    add(text.slice(at, match.index), 0)
+    add(field, 1)
     at = match.index + match[0].length
   }
-  parts.push([text.slice(at), 0])
-  const fed = new Uint8Array(parts.reduce((sum, [part]) => sum + part.length, 0))
-  let start = 0
-  for (const [part, own] of parts) {
-    fed.fill(own, start, start + part.length)
-    start += part.length
-  }
-  return { text: parts.map(([part]) => part).join(""), fed }
+  add(text.slice(at), 0)
+  return concat(...parts)
 }
 
 // Removes special tokens of which a part was filled in; those of the template itself stay.
-const removeSpecial = ({ fed, text }: Filled, special: RegExp): Filled => {
+const removeSpecial = (filled: Filled, special: RegExp): Filled => {
   for (;;) {
-    const drop = new Uint8Array(text.length)
-    for (const { 0: token, index } of text.matchAll(special)) {
-      for (let i = index; i < index + token.length; i++) drop[i] = fed[i]!
+    const kept: Array<Filled> = []
+    let at = 0
+    for (const { 0: token, index } of filled.text.matchAll(special)) {
+      const { fed } = slice(filled, index, index + token.length)
+      if (!fed.includes(1)) continue
+      const own = [...fed.keys()].filter((unit) => fed[unit] === 0)
+      kept.push(slice(filled, at, index), ...own.map((unit) => slice(filled, index + unit, index + unit + 1)))
+      at = index + token.length
     }
-    if (!drop.includes(1)) return { text, fed }
-    text = Array.from({ length: text.length }, (_, i) => (drop[i] === 1 ? "" : text[i]!)).join("")
-    fed = fed.filter((_, i) => drop[i] === 0)
+    if (at === 0) return filled
+    filled = concat(...kept, slice(filled, at))
   }
 }
 
@@ -220,31 +215,36 @@ const labelsAt = (
 }
 
 // Joins each line that begins with a label, and was filled in there, to the line before it.
-const joinLabelled = ({ fed, text }: Filled, known: ReadonlyArray<string>): string => {
+const joinLabelled = (filled: Filled, known: ReadonlyArray<string>): string => {
   const longest = Math.max(0, ...known.map(({ length }) => length))
-  const mark = known.some((label) => label.startsWith("-")) ? "> " : "- "
-  let start = 0
-  while (start < text.length) {
-    const found = labelsAt(text, start, known, longest).find((label) =>
-      fed.subarray(label.start, label.end).includes(1)
+  const joint = (text: string): Filled => ({ text, fed: new Uint8Array(text.length).fill(1) })
+  const mark = joint(known.some((label) => label.startsWith("-")) ? "> " : "- ")
+  const starts = [0] // of the lines so far; the last one is at hand
+  let clear = 0 // no line ends between the start of that line and here
+  for (;;) {
+    const start = starts.at(-1)!
+    const found = labelsAt(filled.text, start, known, longest).find((label) =>
+      filled.fed.subarray(label.start, label.end).includes(1)
     )
-    let end = start
-    while (end < text.length && !lineBreaks.has(text[end]!)) end++
-    if (found === undefined) {
-      start = end + 1
-      continue
+    if (found !== undefined) {
+      let before = start
+      while (before > 0 && isBlank(filled.text[before - 1]!)) before--
+      const cut = before === 0 ? found.start : before
+      filled = concat(slice(filled, 0, cut), before === 0 ? mark : joint(" "), slice(filled, found.start))
+      if (before > 0) {
+        // The line that it now belongs to may begin with a label only since then, such as one of two words.
+        while (starts.at(-1)! >= before) starts.pop()
+        clear = before
+        continue
+      }
+      clear = found.start
     }
-    let before = start
-    while (before > 0 && isBlank(text[before - 1]!)) before--
-    const cut = before === 0 ? found.start : before
-    const joint = before === 0 ? mark : " "
-    text = text.slice(0, cut) + joint + text.slice(found.start)
-    fed = Uint8Array.from([...fed.subarray(0, cut), ...Array.from(joint, () => 1), ...fed.subarray(found.start)])
-    if (before === 0) start = end + joint.length + 1
-    // The line that it now belongs to may begin with a label only since then, such as one of two words.
-    else for (start = before; start > 0 && !lineBreaks.has(text[start - 1]!); ) start--
+    let end = clear
+    while (end < filled.text.length && !lineBreaks.has(filled.text[end]!)) end++
+    if (end === filled.text.length) return filled.text
+    clear = end + 1
+    starts.push(clear)
   }
-  return text
 }
 
 /**

@@ -4,7 +4,7 @@
  *
  * @since 0.1.0
  */
-import { Effect, Layer } from "effect"
+import { Effect, Layer, Result } from "effect"
 import type { HttpClient } from "effect/http"
 import * as FeedbackSource from "../FeedbackSource.ts"
 import * as Prompt from "../Prompt.ts"
@@ -17,16 +17,14 @@ import * as ChatEndpoint from "./ChatEndpoint.ts"
  * **Details**
  *
  * `content` is the text of a user's message, or messages; its places are `{context}`, what the draft was written for, and
- * `{draft}`. `markers`: the template's own marks around these places, which are removed from contexts and drafts, so that
- * none ends its place early. `answer`: where given, the model may reason first, and what stands after the last occurrence of
- * this text is its critique.
+ * `{draft}`, each on a line of its own between labels. `answer`: where given, the model may reason first, and what stands
+ * after the last occurrence of this text is its critique.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Template {
   readonly content: Prompt.Content
-  readonly markers?: ReadonlyArray<string>
   readonly answer?: string
 }
 
@@ -47,12 +45,11 @@ export const mostImportant: Template = {
     {
       role: "user",
       content:
-        "[Task]\n{context}\n[End of task]\n\n[Draft]\n{draft}\n[End of draft]\n\n" +
-        "Write the one most important piece of feedback on this draft, so that its writer knows what to change: one or two " +
-        "sentences, no list, and not a new draft. Reply with the feedback only."
+        "Task:\n{context}\n\nDraft:\n{draft}\n\n" +
+        "What you do now: Write the one most important piece of feedback on this draft, so that its writer knows what to " +
+        "change, in one or two sentences. No list, and not a new draft. Reply with the feedback only."
     }
-  ],
-  markers: ["[Task]", "[End of task]", "[Draft]", "[End of draft]"]
+  ]
 }
 
 /**
@@ -68,11 +65,8 @@ export interface Options {
 
 const places: PromptTemplate.Places = { known: ["context", "draft"], needed: ["draft"] }
 
-const check = ({ answer, content, markers = [] }: Template, maxLength: number): void => {
+const check = ({ answer, content }: Template, maxLength: number): void => {
   PromptTemplate.check(content, places)
-  const texts = typeof content === "string" ? [content] : content.map((message) => message.content)
-  const absent = markers.find((marker) => marker.trim() === "" || !texts.some((text) => text.includes(marker)))
-  if (absent !== undefined) throw new RangeError(`a critic's template has no marker ${JSON.stringify(absent)}`)
   if (answer?.trim() === "") throw new RangeError("the text before a critic's answer is empty")
   if (!(Number.isInteger(maxLength) && maxLength >= 1)) {
     throw new RangeError(`maxLength must be a whole number from 1, not ${maxLength}`)
@@ -82,15 +76,19 @@ const check = ({ answer, content, markers = [] }: Template, maxLength: number): 
 // As chat templates spell the ends of turns; servers may read them as such.
 const special = /<\|[^|<>\s]{1,40}\|>/g
 
-const cleaner = (markers: ReadonlyArray<string>): ((text: string) => string) => {
-  const unmarked = PromptTemplate.without(markers)
-  return (text) => {
-    for (let before = ""; before !== text; ) {
-      before = text
-      text = unmarked(text.replace(special, ""))
-    }
-    return text
+const clean = (text: string): string => {
+  for (let before = ""; before !== text; ) {
+    before = text
+    text = text.replace(special, "")
   }
+  return text
+}
+
+// The server keeps tokenizer and chat template to itself.
+const unknown: Parameters<typeof PromptTemplate.filler>[1] = {
+  specialIds: new Set(),
+  token: () => undefined,
+  applyChatTemplate: () => Result.succeed("")
 }
 
 const thinking = /^\s*<think>[\s\S]*?<\/think>/
@@ -99,7 +97,7 @@ const ending = /(?:<\/s>|<eos>|<end_of_turn>|\s)+$/
 const quoted = /^(?:"([^"]*)"|“([^“”]*)”)$/
 
 /** The critique in a reply; empty where it has none. */
-const critiqueIn = (reply: string, answer: string | undefined, clean: (text: string) => string): string => {
+const critiqueIn = (reply: string, answer: string | undefined): string => {
   const start = answer === undefined ? 0 : reply.lastIndexOf(answer)
   if (start === -1) return ""
   const said = clean(reply.slice(start + (answer?.length ?? 0)).replace(thinking, ""))
@@ -114,16 +112,16 @@ const excerpt = (text: string): string => JSON.stringify(text.length > 200 ? `${
 
 /**
  * Makes a feedback source of an endpoint that is asked for critiques; it has no other feedback. Throws `RangeError` where the
- * template has an unknown place, does not show the draft, or lacks a marker that is said to be its own.
+ * template has an unknown place or does not show the draft.
  *
  * **Details**
  *
- * A prompt of several messages is shown as `role: content` with empty lines between. What contexts and drafts spell of the
- * template's markers, and texts such as `<|im_end|>`, is removed from them. Of the reply, a block of `<think>`, such texts,
- * a label `Feedback:` or `Critique:`, quotation marks around the whole and white space at its ends are no part of the
- * critique. One that is empty, longer than `maxLength` or cut off at the endpoint's `maxTokens` is shown to the model and
- * asked for once more; the second time it is a `FeedbackSourceError`, never cut to size. Where the endpoint gives up, its
- * `ChatError` is the cause.
+ * A prompt of several messages is shown as `role: content` with empty lines between. Neither context nor draft leaves its
+ * place (see `PromptTemplate.filler`), and texts such as `<|im_end|>` are removed from them. Of the reply, a block of
+ * `<think>`, such texts, a label `Feedback:` or `Critique:`, quotation marks around the whole and white space at its ends are
+ * no part of the critique. One that is empty, longer than `maxLength` or cut off at the endpoint's `maxTokens` is shown to the
+ * model and asked for once more; the second time it is a `FeedbackSourceError`, never cut to size. Where the endpoint gives
+ * up, its `ChatError` is the cause.
  *
  * Retries, limits and the cache are the endpoint's: the same draft with the same template is asked about once. As many
  * drafts may be asked about at a time as the endpoint allows; `concurrency` says how many.
@@ -151,8 +149,8 @@ export const make = (
 ): FeedbackSource.FeedbackSourceShape => {
   const { maxLength = 600, template = mostImportant } = options
   check(template, maxLength)
-  const { answer, content, markers = [] } = template
-  const clean = cleaner(markers)
+  const { answer, content } = template
+  const fill = PromptTemplate.filler(content, unknown)
   const source = endpoint.name
 
   const critique = Effect.fn("ChatCritic.critique")(function* ({ completion, prompt }: FeedbackSource.Attempt) {
@@ -165,11 +163,11 @@ export const make = (
             (cause) => new FeedbackSource.FeedbackSourceError({ source, reason: `${draft}: ${cause.message}`, cause })
           )
         )
-      const critique = critiqueIn(reply.content, answer, clean)
+      const critique = critiqueIn(reply.content, answer)
       const isCut = reply.finishReason === "length"
       return { reply, critique, isCut, isUsable: critique !== "" && critique.length <= maxLength && !isCut }
     })
-    const filled = PromptTemplate.fill(content, {
+    const filled = fill({
       context: clean(Prompt.transcript(prompt)),
       draft: clean(completion)
     })
