@@ -126,15 +126,16 @@ export const templates: ReadonlyArray<Template> = [
 ]
 
 /**
- * Settings: the `templates`, default all of {@link templates}; a `name` for messages and reports, default
- * `InstructRM (<judge>)`; and `batchSize`, how many questions the judge is asked in one call, default 256, which bounds the
- * memory for their tokens.
+ * Settings: the `templates`, default all of {@link templates}; `context`, what `{context}` shows of a prompt, default
+ * `Prompt.transcript`; a `name` for messages and reports, default `InstructRM (<judge>)`; and `batchSize`, how many questions
+ * the judge is asked in one call, default 256, which bounds the memory for their tokens.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Options {
   readonly templates?: ReadonlyArray<Template> | undefined
+  readonly context?: ((prompt: Prompt.Content) => string) | undefined
   readonly name?: string | undefined
   readonly batchSize?: number | undefined
 }
@@ -192,17 +193,20 @@ interface Judged {
   readonly fields: Readonly<Record<string, string>>
 }
 
-const judgedOf = ({ critique, refinements }: Selection.Question, question: number): ReadonlyArray<Judged> => {
-  const { completion: draft, critique: feedback, prompt } = critique
-  const context = Prompt.transcript(prompt)
-  const alike = new Map<string, Array<number>>()
-  for (const [i, text] of refinements.entries()) alike.set(text, [...(alike.get(text) ?? []), i])
-  return Array.from(alike, ([refinement, own]) => ({
-    question,
-    refinements: own,
-    fields: { context, draft, critique: feedback, refinement }
-  }))
-}
+const judgedOf =
+  (contextOf: (prompt: Prompt.Content) => string) =>
+  ({ critique, refinements }: Selection.Question, question: number): ReadonlyArray<Judged> => {
+    const context = contextOf(critique.prompt).trim()
+    const draft = critique.completion.trim()
+    const feedback = critique.critique.trim()
+    const alike = new Map<string, Array<number>>()
+    for (const [i, text] of refinements.entries()) alike.set(text, [...(alike.get(text) ?? []), i])
+    return Array.from(alike, ([refinement, own]) => ({
+      question,
+      refinements: own,
+      fields: { context, draft, critique: feedback, refinement: refinement.trim() }
+    }))
+  }
 
 /**
  * Makes a selector of a policy, the judge, that is asked about each refinement with each template.
@@ -214,7 +218,8 @@ const judgedOf = ({ critique, refinements }: Selection.Question, question: numbe
  *     score_k = p(Yes) / (p(Yes) + p(No)) = sigmoid(log p(Yes) - log p(No))
  *     score   = mean_k score_k
  *
- * A prompt of several messages is shown as `role: content` with empty lines between. Equal refinements of a question are
+ * A prompt of several messages is shown as `role: content` with empty lines between. White space around a text is left out:
+ * completions begin with a space, and the template has its own. Equal refinements of a question are
  * judged once, and so score exactly the same. A single prompt is an ensemble of one: `templates: [template]`.
  *
  * Fails with question, refinement and template where a text is longer than the judge's context (nothing is cut), where no
@@ -249,7 +254,12 @@ const judgedOf = ({ critique, refinements }: Selection.Question, question: numbe
  * @since 0.1.0
  */
 export const make = (policy: Policy.PolicyShape, options: Options = {}): InstructRm => {
-  const { batchSize = 256, name = `InstructRM (${policy.name})`, templates: asked = templates } = options
+  const {
+    batchSize = 256,
+    context = Prompt.transcript,
+    name = `InstructRM (${policy.name})`,
+    templates: asked = templates
+  } = options
   if (asked.length === 0) throw new RangeError("InstructRM needs at least one template")
   if (!Number.isInteger(batchSize) || batchSize < 1) {
     throw new RangeError(`batchSize must be a whole number from 1, not ${batchSize}`)
@@ -285,7 +295,7 @@ export const make = (policy: Policy.PolicyShape, options: Options = {}): Instruc
   })
 
   const templateScores: InstructRm["templateScores"] = Effect.fn("InstructRm.templateScores")(function* (questions) {
-    const judged = questions.flatMap(judgedOf)
+    const judged = questions.flatMap(judgedOf(context))
     const scores = asked.map(() => questions.map(({ refinements }) => new Float64Array(refinements.length)))
     const task = yield* Progress.start({ label: name, total: judged.length * asked.length })
     // One template after the other: its questions are of similar length, which leaves little padding.

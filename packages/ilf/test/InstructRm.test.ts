@@ -204,6 +204,20 @@ describe("InstructRM", () => {
     }).pipe(quiet)
   )
 
+  it.effect("shows what it is told of a prompt, and no white space around a text", () =>
+    Effect.gen(function* () {
+      const { calls, policy } = policyOf(() => -1)
+      const templates = [
+        { content: "C: {context}\nD: {draft}\nF: {critique}\nR: {refinement}\n?", replies: ["y", "n"] as const }
+      ]
+      const context = (prompt: Prompt.Content) => String(prompt).slice("Ticket:".length)
+      yield* InstructRm.make(policy, { templates, context }).score([
+        { critique: critique({ prompt: "Ticket: Help.", completion: " No.\n" }), refinements: [" Yes. "] }
+      ])
+      assert.strictEqual(calls[0]![0]!.prompt, "<s>C: Help.\nD: No.\nF: Name the product.\nR: Yes.")
+    }).pipe(quiet)
+  )
+
   it.effect("asks in so many calls, and tells how far it is", () =>
     Effect.gen(function* () {
       const { calls, policy } = policyOf((word, { prompt }) => (word === " Yes" ? -prompt.length : -50))
