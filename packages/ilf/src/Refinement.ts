@@ -181,22 +181,68 @@ const atLeast = (name: string, value: number, least: number): void => {
   }
 }
 
-const draw = Effect.fnUntraced(function* (
-  policy: Policy.PolicyShape,
-  task: Task,
-  options: Options
-): Effect.fn.Return<ReadonlyArray<ReadonlyArray<Candidate>>, RefinementError | ModelError.ModelError, Scope.Scope> {
-  const { attempt, contents, count, extra, label, template } = task
-  const { forbidden = [], items: numbers, postProcess = PostProcessing.clean, round = 0, seed = 0 } = options
+const check = ({ contents, count, extra }: Task, { forbidden = [], items, round = 0, seed = 0 }: Options): void => {
   atLeast("count", count, 1)
   atLeast("extra", extra, 0)
   if (forbidden.includes("")) throw new RangeError("forbidden has an empty text, which every answer has in it")
   if (!Number.isInteger(seed) || !Number.isInteger(round)) {
     throw new RangeError(`seed and round must be whole numbers, not ${seed} and ${round}`)
   }
-  if (numbers !== undefined && (numbers.length !== contents.length || !numbers.every(Number.isInteger))) {
-    throw new RangeError(`items has ${numbers.length} entries for ${contents.length} items; give each its whole number`)
+  if (items !== undefined && (items.length !== contents.length || !items.every(Number.isInteger))) {
+    throw new RangeError(`items has ${items.length} entries for ${contents.length} items; give each its whole number`)
   }
+}
+
+const failure = ({ name }: Policy.PolicyShape, item: number, reason: string, cause?: unknown) =>
+  new RefinementError({ policy: name, item, reason, ...(cause === undefined ? {} : { cause }) })
+
+// The prompt, where the answer has room after it.
+const read = (
+  { contextLength, tokenizer }: Policy.PolicyShape,
+  content: Prompt.Content,
+  maxNewTokens: number,
+  skip: boolean
+): Result.Result<Prompt.Prompt, Problem> => {
+  const made = tokenizer.prompt(content)
+  if (Result.isFailure(made)) {
+    return Result.fail({ reason: made.failure.message, skip: false, cause: made.failure })
+  }
+  const { length } = made.success.tokens
+  const room = contextLength - length
+  if (room >= maxNewTokens) return Result.succeed(made.success)
+  const reason =
+    `its prompt has ${length} tokens, which leaves ${Math.max(0, room)} of the context of ${contextLength} for an answer ` +
+    `of up to ${maxNewTokens}; shorten the texts, lower maxNewTokens, or set tooLong to "skip"`
+  return Result.fail({ reason, skip })
+}
+
+// Prompts of one length go together, as a sampler would sort them.
+const prepare = Effect.fnUntraced(function* (
+  policy: Policy.PolicyShape,
+  { contents, label }: Task,
+  maxNewTokens: number,
+  skip: boolean
+): Effect.fn.Return<ReadonlyArray<Item>, RefinementError> {
+  const items: Array<Item> = []
+  for (const [place, content] of contents.entries()) {
+    if (place % 16 === 15) yield* Effect.yieldNow // tokenizing takes its time
+    const made = Result.flatMap(content, (content) => read(policy, content, maxNewTokens, skip))
+    if (Result.isSuccess(made)) items.push({ place, prompt: made.success, drawn: [] })
+    else if (!made.failure.skip) return yield* failure(policy, place, made.failure.reason, made.failure.cause)
+  }
+  const skipped = contents.length - items.length
+  if (skipped > 0) yield* Effect.logWarning(`${label}: ${skipped} of ${contents.length} items skipped`)
+  return items.toSorted((a, b) => a.prompt.tokens.length - b.prompt.tokens.length)
+})
+
+const draw = Effect.fnUntraced(function* (
+  policy: Policy.PolicyShape,
+  task: Task,
+  options: Options
+): Effect.fn.Return<ReadonlyArray<ReadonlyArray<Candidate>>, RefinementError | ModelError.ModelError, Scope.Scope> {
+  check(task, options)
+  const { attempt, contents, count, extra, label, template } = task
+  const { forbidden = [], postProcess = PostProcessing.clean, round = 0, seed = 0 } = options
   const sampling = {
     temperature: 1,
     topP: 0.95,
@@ -205,33 +251,7 @@ const draw = Effect.fnUntraced(function* (
     batchSize: 128,
     ...options.sampling
   }
-  const fail = (item: number, reason: string, cause?: unknown) =>
-    new RefinementError({ policy: policy.name, item, reason, ...(cause === undefined ? {} : { cause }) })
-
-  const made: Array<Item> = []
-  for (const [place, content] of contents.entries()) {
-    if (place % 16 === 15) yield* Effect.yieldNow // tokenizing takes its time
-    const read = Result.flatMap(content, (content) =>
-      Result.mapError(policy.tokenizer.prompt(content), (error): Problem => {
-        return { reason: error.message, skip: false, cause: error }
-      })
-    )
-    const fitting = Result.flatMap(read, (prompt): Result.Result<Prompt.Prompt, Problem> => {
-      const room = policy.contextLength - prompt.tokens.length
-      if (room >= sampling.maxNewTokens) return Result.succeed(prompt)
-      return Result.fail({
-        skip: options.tooLong === "skip",
-        reason:
-          `its prompt has ${prompt.tokens.length} tokens, which leaves ${Math.max(0, room)} of the context of ` +
-          `${policy.contextLength} for an answer of up to ${sampling.maxNewTokens}; shorten the texts, lower ` +
-          `maxNewTokens, or set tooLong to "skip"`
-      })
-    })
-    if (Result.isSuccess(fitting)) made.push({ place, prompt: fitting.success, drawn: [] })
-    else if (!fitting.failure.skip) return yield* fail(place, fitting.failure.reason, fitting.failure.cause)
-  }
-  const skipped = contents.length - made.length
-  if (skipped > 0) yield* Effect.logWarning(`${label}: ${skipped} of ${contents.length} items skipped`)
+  const items = yield* prepare(policy, task, sampling.maxNewTokens, options.tooLong === "skip")
 
   const candidate = (item: Item, completion: Completion.Completion, rowSeed: number) =>
     Effect.try({
@@ -240,41 +260,40 @@ const draw = Effect.fnUntraced(function* (
         const logprob = completion.logprobs.reduce((sum, logprob) => sum + logprob, 0)
         return { text: postProcess(written), completion, seed: rowSeed, logprob }
       },
-      catch: (cause) => fail(item.place, `postProcess failed: ${cause}; correct the function`, cause)
+      catch: (cause) => failure(policy, item.place, `postProcess failed: ${cause}; correct the function`, cause)
     })
 
-  // Prompts of one length go together, as a sampler would sort them.
-  const byLength = made.toSorted((a, b) => a.prompt.tokens.length - b.prompt.tokens.length)
+  // What an item is given depends on its own samples alone.
   const missing = ({ drawn }: Item): number => {
     if (drawn.length === 0) return count
     return Math.min(Math.max(0, count - sorted(drawn, forbidden).unique.length), count + extra - drawn.length)
   }
-  const progress = yield* Progress.start({ label, total: made.length * count })
-  let done = 0
-  let samples = 0
-  for (;;) {
-    const wave = byLength.flatMap((item) =>
+  const wave = () =>
+    items.flatMap((item) =>
       Array.from({ length: missing(item) }, (_, n) => {
-        const own = { seed, round, item: numbers?.[item.place] ?? item.place, attempt: attempt(item.drawn.length + n) }
-        return { item, rowSeed: rowSeed(own) }
+        const number = options.items?.[item.place] ?? item.place
+        return { item, rowSeed: rowSeed({ seed, round, item: number, attempt: attempt(item.drawn.length + n) }) }
       })
     )
-    if (wave.length === 0) break
-    for (let start = 0; start < wave.length; start += sampling.batchSize) {
-      const part = wave.slice(start, start + sampling.batchSize)
+  const progress = yield* Progress.start({ label, total: items.length * count })
+  let done = 0
+  let samples = 0
+  for (let rows = wave(); rows.length > 0; rows = wave()) {
+    for (let start = 0; start < rows.length; start += sampling.batchSize) {
+      const batch = rows.slice(start, start + sampling.batchSize)
       const completions = yield* policy.sample(
-        part.map(({ item }) => item.prompt),
-        { ...sampling, rowSeeds: part.map(({ rowSeed }) => rowSeed) }
+        batch.map(({ item }) => item.prompt),
+        { ...sampling, rowSeeds: batch.map(({ rowSeed }) => rowSeed) }
       )
-      for (const [i, { item, rowSeed }] of part.entries()) {
+      for (const [i, { item, rowSeed }] of batch.entries()) {
         item.drawn.push(yield* candidate(item, completions[i]!, rowSeed))
         if (item.drawn.length <= count) done++
       }
-      samples += part.length
+      samples += batch.length
       yield* progress.update(done, { samples })
     }
   }
-  const kept = new Map(made.map(({ drawn, place }) => [place, keep(drawn, count, forbidden)] as const))
+  const kept = new Map(items.map(({ drawn, place }) => [place, keep(drawn, count, forbidden)] as const))
   return contents.map((_, place) => kept.get(place) ?? [])
 })
 
