@@ -251,6 +251,8 @@ const draw = Effect.fnUntraced(function* (
     batchSize: 128,
     ...options.sampling
   }
+  atLeast("batchSize", sampling.batchSize, 1)
+  atLeast("maxNewTokens", sampling.maxNewTokens, 1)
   const items = yield* prepare(policy, task, sampling.maxNewTokens, options.tooLong === "skip")
 
   const candidate = (item: Item, completion: Completion.Completion, rowSeed: number) =>

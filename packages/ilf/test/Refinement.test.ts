@@ -234,6 +234,8 @@ describe("sample", () => {
         [{ forbidden: [""] }, /forbidden has an empty text/],
         [{ items: [1] }, /items has 1 entries for 3/],
         [{ seed: 0.5 }, /seed and round/],
+        [{ sampling: { batchSize: 0 } }, /batchSize must be a whole number from 1/],
+        [{ sampling: { maxNewTokens: 0 } }, /maxNewTokens must be a whole number from 1/],
         [{ template: Templates.text().draft }, /lacks {draft}/]
       ]
       for (const [options, message] of bad) {
