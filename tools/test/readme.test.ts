@@ -8,6 +8,7 @@ import * as onnx from "@attune/core/onnx"
 import * as ort from "@attune/core/ort"
 import * as remote from "@attune/core/remote"
 import * as evaluation from "@attune/eval"
+import * as ilf from "@attune/ilf"
 import * as rlhf from "@attune/rlhf"
 import { assert, describe, it } from "@effect/vitest"
 
@@ -49,6 +50,7 @@ describe("docs/papers.md", () => {
       ...ort,
       ...remote,
       ...evaluation,
+      ...ilf,
       ...rlhf
     }
     const named = [...text("docs/papers.md").matchAll(/`([A-Z]\w+)\.(\w+)`/g)]

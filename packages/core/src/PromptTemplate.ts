@@ -60,26 +60,6 @@ const specialPattern = ({ specialIds, token }: SpecialTokens): RegExp | undefine
   return new RegExp(longestFirst.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&")).join("|"), "g")
 }
 
-/**
- * Removes from a text what the tokenizer would read as special tokens, until none is left: an answer that spells the end of
- * its turn could otherwise reply for the model.
- *
- * @see {@link filler} for texts that are put into a template
- * @category constructors
- * @since 0.1.0
- */
-export const withoutSpecialTokens = (tokenizer: SpecialTokens): ((text: string) => string) => {
-  const special = specialPattern(tokenizer)
-  if (special === undefined) return (text) => text
-  return (text) => {
-    for (let before = ""; before !== text; ) {
-      before = text
-      text = text.replace(special, "")
-    }
-    return text
-  }
-}
-
 // What some program shows as the end of a line. Control characters are spelled by their numbers.
 const lineBreaks = new Set("\n\v\f\r\u001c\u001d\u001e\u0085\u2028\u2029")
 

@@ -98,12 +98,4 @@ describe("a prompt template", () => {
     assert.throws(() => PromptTemplate.check("{a} {c}", places), /has {c}; its places are {a}, {b}/)
     assert.throws(() => PromptTemplate.check([{ role: "user", content: "{b}" }], places), /lacks {a}/)
   })
-
-  it("is given texts that spell no special token, however they are nested", () => {
-    const spelled = ["<s>", "<|end|>", "<|end|>x"]
-    const plain = PromptTemplate.withoutSpecialTokens({ specialIds: new Set([0, 1, 2]), token: (id) => spelled[id] })
-    assert.strictEqual(plain("a<s>b<|en<s>d|>c<|end|>xd"), "abcd")
-    const none = PromptTemplate.withoutSpecialTokens({ specialIds: new Set<number>(), token: () => undefined })
-    assert.strictEqual(none("<s>"), "<s>")
-  })
 })

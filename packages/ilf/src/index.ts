@@ -1,1 +1,11 @@
-export {}
+// In data-flow order: what is drawn, which is chosen, what is imitated, and a task to try it on.
+export * as PostProcessing from "./PostProcessing.ts"
+export * as Templates from "./Templates.ts"
+export * as Refinement from "./Refinement.ts"
+export * as Selection from "./Selection.ts"
+export * as InstructRm from "./InstructRm.ts"
+export * as EmbeddingSimilarity from "./EmbeddingSimilarity.ts"
+export * as PromptLoss from "./PromptLoss.ts"
+export * as FineTuning from "./FineTuning.ts"
+export * as BinaryReward from "./BinaryReward.ts"
+export * as WordRemoval from "./WordRemoval.ts"

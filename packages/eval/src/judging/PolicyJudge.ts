@@ -88,14 +88,13 @@ const probabilities = Effect.fnUntraced(function* (
       ...(item === undefined ? {} : { item }),
       ...(cause === undefined ? {} : { cause })
     })
-  const plain = PromptTemplate.withoutSpecialTokens(policy.tokenizer)
-  const questions = items.flatMap(({ fields }) => {
-    const shown = Object.fromEntries(Object.entries(fields).map(([name, text]) => [name, plain(text)]))
-    return templates.map(({ answers, content }) => ({
-      content: PromptTemplate.fill(content, shown),
-      replies: answers
-    }))
-  })
+  const forms = templates.map(({ answers, content }) => ({
+    replies: answers,
+    fill: PromptTemplate.filler(content, policy.tokenizer)
+  }))
+  const questions = items.flatMap(({ fields }) =>
+    forms.map(({ fill, replies }) => ({ content: fill(fields), replies }))
+  )
   const logprobs = yield* Effect.mapError(ForcedChoice.logprobs(policy, questions), ({ cause, question, reason }) =>
     fail(reason, question === undefined ? undefined : items[Math.floor(question / templates.length)]!.id, cause)
   )
