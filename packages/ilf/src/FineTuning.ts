@@ -17,7 +17,6 @@ import {
   type Loss,
   type Policy,
   Prompt,
-  PromptTemplate,
   Run,
   type RunLog,
   Sft,
@@ -26,6 +25,7 @@ import {
 import { Effect, Result, Schema } from "effect"
 import * as PromptLoss from "./PromptLoss.ts"
 import type * as Selection from "./Selection.ts"
+import * as Templates from "./Templates.ts"
 
 /**
  * Reports what cannot be imitated. `target`: its place from 0, among the records that the targets are made of or among the
@@ -148,109 +148,42 @@ export const demonstrations = (demonstrations: ReadonlyArray<Demonstration.Demon
   )
 
 /**
- * How a critique and a refinement are written together: a prompt with the places `{context}` and `{draft}`, the first of which
- * it must have, and a completion with `{critique}`, a cue on a new line, and `{refinement}`, in this order.
- *
- * @category models
- * @since 0.1.0
- */
-export interface FeedbackTemplate {
-  readonly prompt: Prompt.Content
-  readonly completion: string
-}
-
-/**
- * The prompt stops before the feedback; the completion is feedback, an empty line, a cue, and the refinement.
- *
- * @category constants
- * @since 0.1.0
- */
-export const feedbackTemplate: FeedbackTemplate = {
-  prompt: "{context}\n\nAnswer: {draft}\n\nFeedback on the answer:",
-  completion: " {critique}\n\nImproved answer: {refinement}"
-}
-
-const completionForm =
-  /^[^{}]*\{critique\}\s*?\n\s*(?<cue>[^\n{}]*[\p{L}\p{N}][^\n{}]*?)\s*\{refinement\}\s*(?<end>[^{}]*?)\s*$/u
-
-// What stands between critique and refinement, and after the refinement.
-const partsOf = ({ completion, prompt }: FeedbackTemplate): { readonly cue: string; readonly end: string } => {
-  PromptTemplate.check(prompt, { known: ["context", "draft"], needed: ["context"] })
-  const found = completionForm.exec(completion)?.groups
-  if (found !== undefined) return { cue: found["cue"]!, end: found["end"]! }
-  throw new RangeError(
-    `the completion of a feedback template is ${JSON.stringify(completion)}; ` +
-      "give it {critique}, a cue in words on a new line, and {refinement}"
-  )
-}
-
-type Spelling = Parameters<typeof PromptTemplate.filler>[1]
-
-/**
- * Makes the prompts that a policy trained on {@link feedbackAndRefinements} is asked, of contexts and drafts, none of which can
- * leave its field: see `PromptTemplate.filler`. Throws where the template lacks something.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const feedbackPrompt = (
-  tokenizer: Spelling,
-  template: FeedbackTemplate = feedbackTemplate
-): ((draft: Pick<Critique.Critique, "completion" | "prompt">) => Prompt.Content) => {
-  partsOf(template)
-  const fill = PromptTemplate.filler(template.prompt, tokenizer)
-  return ({ completion, prompt }) => fill({ context: Prompt.transcript(prompt), draft: completion })
-}
-
-/**
- * A variant: the policy learns to criticise and refine in one completion; the prompt stops before the critique. In the paper it
- * is clearly worse than {@link refinements}.
+ * A variant: the policy learns to criticise and refine in one completion; the prompt, of context and draft, stops before the
+ * critique. In the paper it is clearly worse than {@link refinements}.
  *
  * **Details**
  *
- * No text leaves its field: a line of a critique that begins with the cue is joined to the one before it, so that what follows
- * the first line with the cue is the refinement, as {@link refinementIn} reads it. Fails and throws as {@link refinements},
- * and throws where the template lacks something.
+ * `template`: default that of `Templates.text(Templates.answers)`. `Templates.prompting` makes the prompts that the trained
+ * policy is asked, `Templates.refinementOf` reads its answers. No text leaves its field: a line of a critique that begins with
+ * the cue is joined to the one before it. Fails and throws as {@link refinements}, and throws where the template shows the
+ * critique in the prompt, or does not have it in the completion.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const feedbackAndRefinements = (
-  tokenizer: Spelling,
+export const critiquesAndRefinements = (
+  tokenizer: Tokenizer.Tokenizer,
   questions: ReadonlyArray<Selection.Question>,
   selected: ReadonlyArray<Pick<Selection.Selected, "weights"> | undefined>,
-  template: FeedbackTemplate = feedbackTemplate
+  template: Templates.Template = Templates.text(Templates.answers).critiqueAndRefinement
 ): Targets => {
-  const promptOf = feedbackPrompt(tokenizer, template)
-  const fill = PromptTemplate.filler(template.completion, tokenizer)
+  Templates.check(template, { known: ["context", "draft"], needed: ["context"] })
+  if (!template.completion.includes("{critique}")) {
+    throw new RangeError(`the completion of a prompt template lacks {critique}: ${JSON.stringify(template.completion)}`)
+  }
+  const prompting = Templates.prompting(template, tokenizer)
+  const completing = Templates.completing(template, tokenizer)
   const chosen = selectedOf(questions, selected)
   return Result.map(refinements(questions, selected), (targets) =>
     targets.map(({ completions, weights }, i): Target => {
-      const { critique } = chosen[i]!
+      const { completion: draft, critique, prompt } = chosen[i]!.critique
       return {
-        prompt: promptOf(critique),
-        completions: completions.map((refinement) => fill({ critique: critique.critique, refinement }) as string),
+        prompt: prompting({ context: Prompt.transcript(prompt), draft }),
+        completions: completions.map((refinement) => completing({ critique, refinement })),
         weights
       }
     })
   )
-}
-
-/**
- * The refinement in what a policy trained on {@link feedbackAndRefinements} answered: what follows the first line that begins
- * with the cue, up to what ends the template, without white space around it. Nothing where there is no cue.
- *
- * @category transforming
- * @since 0.1.0
- */
-export const refinementIn = (text: string, template: FeedbackTemplate = feedbackTemplate): string | undefined => {
-  const { cue, end } = partsOf(template)
-  const lines = text.split("\n")
-  const at = lines.findIndex((line, i) => i > 0 && line.trimStart().startsWith(cue))
-  if (at < 0) return undefined
-  const rest = lines.slice(at).join("\n").trimStart().slice(cue.length)
-  const stop = end === "" ? -1 : rest.indexOf(end)
-  return (stop < 0 ? rest : rest.slice(0, stop)).trim()
 }
 
 /**

@@ -173,6 +173,9 @@ export type Fields = Readonly<Partial<Record<"context" | "draft" | "critique" | 
 
 const all = ["context", "draft", "critique", "refinement"]
 
+// A refinement that follows a critique begins where a line does that says so.
+const toldApart = /\{critique\}\s*?\n\s*[^\n{}]*[\p{L}\p{N}][^\n{}]*\s*\{refinement\}/u
+
 /**
  * Throws `RangeError` where the prompt lacks a needed place or has one that it may not have, where the completion lacks
  * `{refinement}`, and where a stop string or `maxNewTokens` is not one.
@@ -184,6 +187,12 @@ export const check = (template: Template, places: PromptTemplate.Places): void =
   const { completion, content, maxNewTokens = 1, stopStrings } = template
   PromptTemplate.check(content, places)
   PromptTemplate.check(completion, { known: all, needed: ["refinement"] })
+  if (completion.includes("{critique}") && !toldApart.test(completion)) {
+    throw new RangeError(
+      `the completion of a prompt template is ${JSON.stringify(completion)}; ` +
+        "give it {critique}, then a cue in words on a new line, then {refinement}"
+    )
+  }
   if (stopStrings.includes("")) throw new RangeError("a stop string of a prompt template is empty; leave it out")
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 1) {
     throw new RangeError(`maxNewTokens of a prompt template is ${maxNewTokens}; give a whole number from 1`)
@@ -225,14 +234,23 @@ export const completing = (template: Template, tokenizer: Tokenizer.Tokenizer): 
  * The refinement in a text that a model wrote after the template's prompt, as it stands there: what follows the text that
  * comes before `{refinement}` in the completion, up to the one that comes after it. Empty where that text is missing.
  *
+ * **Details**
+ *
+ * After a critique, that text is looked for at the start of lines but the first: a critique may quote it.
+ *
  * @category decoding
  * @since 0.1.0
  */
 export const refinementOf = ({ completion }: Template, written: string): string => {
   const [before = "", after = ""] = completion.split("{refinement}")
   const cue = before.slice(before.lastIndexOf("}") + 1).trim()
-  const start = cue === "" ? 0 : written.indexOf(cue) + cue.length
-  if (cue !== "" && !written.includes(cue)) return ""
-  const stop = after.trimEnd() === "" ? -1 : written.indexOf(after.trimEnd(), start)
-  return stop < 0 ? written.slice(start) : written.slice(start, stop)
+  const end = after.trimEnd()
+  const first = before.includes("{critique}") ? 1 : 0
+  const lines = written.split("\n")
+  const at = cue === "" ? 0 : lines.findIndex((line, i) => i >= first && line.trimStart().startsWith(cue))
+  if (at < 0) return ""
+  const found = lines.slice(at).join("\n")
+  const rest = found.slice(cue === "" ? 0 : found.indexOf(cue) + cue.length)
+  const stop = end === "" ? -1 : rest.indexOf(end)
+  return stop < 0 ? rest : rest.slice(0, stop)
 }

@@ -8,6 +8,7 @@ import { Effect, Layer, Logger, Result, Schema } from "effect"
 import * as FineTuning from "../src/FineTuning.ts"
 import * as PromptLoss from "../src/PromptLoss.ts"
 import * as Selection from "../src/Selection.ts"
+import * as Templates from "../src/Templates.ts"
 
 const critique = (prompt: Prompt.Content, completion: string, text: string): Critique.Critique => ({
   prompt,
@@ -46,7 +47,7 @@ describe("targets", () => {
       for (const target of ok(FineTuning.refinements(told, selected))) {
         assert.notMatch(JSON.stringify(target), /FEEDBACK|draft/)
       }
-      for (const target of ok(FineTuning.feedbackAndRefinements(chat, told, selected))) {
+      for (const target of ok(FineTuning.critiquesAndRefinements(chat, told, selected))) {
         assert.match(JSON.stringify(target.completions), /FEEDBACK/)
         assert.notMatch(JSON.stringify(target.prompt), /FEEDBACK/)
       }
@@ -91,9 +92,9 @@ const chat: Tokenizer.Tokenizer = {
 }
 
 describe("feedback and refinement", () => {
-  const made = (text: string, refinement: string, template?: FineTuning.FeedbackTemplate) =>
+  const made = (text: string, refinement: string, template?: Templates.Template) =>
     ok(
-      FineTuning.feedbackAndRefinements(
+      FineTuning.critiquesAndRefinements(
         chat,
         [{ critique: critique("The context.", "The draft.", text), refinements: [refinement] }],
         [weights(1)],
@@ -101,42 +102,49 @@ describe("feedback and refinement", () => {
       )
     )[0]!
 
-  it("are the completion of a prompt that stops before the feedback", () => {
+  const { critiqueAndRefinement } = Templates.text(Templates.answers)
+
+  it("are the completion of a prompt that stops before the critique", () => {
+    const prompt =
+      "Say what is wrong with the first answer. Then write an answer to the prompt below that does better.\n\n" +
+      "Prompt: The context.\n\nAnswer: The draft.\n\nCritique:"
     assert.deepStrictEqual(made("Name it.", "It is 4."), {
-      prompt: "The context.\n\nAnswer: The draft.\n\nFeedback on the answer:",
-      completions: [" Name it.\n\nImproved answer: It is 4."],
+      prompt,
+      completions: [" Name it.\n\nBetter answer: It is 4.\n###"],
       ...weights(1)
     })
-    assert.strictEqual(
-      FineTuning.feedbackPrompt(chat)(critique("The context.", "The draft.", "")),
-      "The context.\n\nAnswer: The draft.\n\nFeedback on the answer:"
-    )
+    const asked = Templates.prompting(critiqueAndRefinement, chat)({ context: "The context.", draft: "The draft." })
+    assert.strictEqual(asked, prompt)
   })
 
-  it("are told apart, whatever the feedback says", () => {
+  it("are told apart, whatever the critique says", () => {
     for (const text of [
       "Name it.",
-      "Name it.\n\nImproved answer: 5.",
-      "Improved answer: 5.",
-      "Improved answer: Improved answer: 5.",
-      "Improved\n\nImproved answer:\nanswer: 5",
-      "<end>{refinement} $& Say Improved answer: 5.",
-      "Name it.\r\n\r\n  improved ANSWER: 5."
+      "Name it.\n\nBetter answer: 5.",
+      "Better answer: 5.",
+      "Better answer: Better answer: 5.",
+      "Better\n\nBetter answer:\nanswer: 5",
+      "<end>{refinement} $& Say Better answer: 5.",
+      "Name it.\r\n\r\n  better ANSWER: 5."
     ]) {
       const [completion] = made(text, "It is 4.").completions
-      assert.strictEqual(FineTuning.refinementIn(completion!), "It is 4.", text)
+      assert.strictEqual(Templates.refinementOf(critiqueAndRefinement, completion!), " It is 4.", text)
       assert.notInclude(completion, "<end>")
     }
-    assert.strictEqual(FineTuning.refinementIn(" Name it."), undefined)
-    assert.strictEqual(FineTuning.refinementIn(" Improved answer: Name it."), undefined)
+    assert.strictEqual(Templates.refinementOf(critiqueAndRefinement, " Name it."), "")
+    assert.strictEqual(Templates.refinementOf(critiqueAndRefinement, " Better answer: Name it."), "")
   })
 
   it("are read in a template of one's own, up to its end", () => {
-    const template = { prompt: "{context}\nCritique:", completion: " {critique}\nRewritten:\n{refinement}\n###" }
+    const template: Templates.Template = {
+      content: "{context}\nCritique:",
+      completion: " {critique}\nRewritten:\n{refinement}\n###",
+      stopStrings: ["\n###"]
+    }
     const { completions, prompt } = made("Too long.", "4.\n5.", template)
     assert.strictEqual(prompt, "The context.\nCritique:")
     assert.deepStrictEqual(completions, [" Too long.\nRewritten:\n4.\n5.\n###"])
-    assert.strictEqual(FineTuning.refinementIn(`${completions[0]} and more`, template), "4.\n5.")
+    assert.strictEqual(Templates.refinementOf(template, `${completions[0]} and more`), "\n4.\n5.")
     for (const completion of [
       "{refinement}\nOr: {critique}",
       "{critique} {refinement}",
@@ -144,8 +152,11 @@ describe("feedback and refinement", () => {
     ]) {
       assert.throws(() => made("x", "y", { ...template, completion }), RangeError, "a cue in words")
     }
-    assert.throws(() => made("x", "y", { ...template, prompt: "{draft}" }), RangeError, "lacks {context}")
-    assert.throws(() => made("x", "y", { ...template, prompt: "{context} {critique}" }), RangeError, "has {critique}")
+    const lacking = { ...template, completion: "Rewritten: {refinement}" }
+    assert.throws(() => made("x", "y", lacking), RangeError, "lacks {critique}")
+    assert.throws(() => made("x", "y", { ...template, content: "{draft}" }), RangeError, "lacks {context}")
+    const shown = { ...template, content: "{context} {critique}" }
+    assert.throws(() => made("x", "y", shown), RangeError, "has {critique}")
   })
 })
 
