@@ -15,7 +15,8 @@ import * as UserFunction from "./UserFunction.ts"
 import * as VisibleText from "./VisibleText.ts"
 
 /**
- * Reports feedback that a source does not have or could not give.
+ * Reports feedback that a source does not have or could not give. `nothing`: it looked at the answer and has nothing to say,
+ * so that a method may leave it out and go on.
  *
  * @category errors
  * @since 0.1.0
@@ -23,6 +24,7 @@ import * as VisibleText from "./VisibleText.ts"
 export class FeedbackSourceError extends Schema.TaggedError<FeedbackSourceError>()("FeedbackSourceError", {
   source: Schema.String,
   reason: Schema.String,
+  nothing: Schema.optionalKey(Schema.Literal(true)),
   cause: Schema.optionalKey(Schema.Defect())
 }) {
   override get message(): string {
@@ -84,7 +86,8 @@ export class FeedbackSource extends Context.Service<FeedbackSource, FeedbackSour
 ) {}
 
 /**
- * The functions of a scripted labeller; what it cannot judge is left out.
+ * The functions of a scripted labeller; what it cannot judge is left out. `critique` returns `undefined` for an answer that
+ * needs none.
  *
  * @category models
  * @since 0.1.0
@@ -94,9 +97,16 @@ export interface Labeller {
   readonly rank?: (comparison: Comparison) => UserFunction.Returned<ReadonlyArray<number>>
   readonly critique?: (
     attempt: Attempt
-  ) => UserFunction.Returned<string | { readonly critique: string; readonly refinement: string }>
+  ) => UserFunction.Returned<string | { readonly critique: string; readonly refinement: string } | undefined>
   readonly verify?: (attempt: Attempt) => UserFunction.Returned<boolean>
 }
+
+const nothingToSay = (source: string, why?: string) =>
+  new FeedbackSourceError({
+    source,
+    reason: `has no critique of this answer${why === undefined ? "" : `: ${why}`}`,
+    nothing: true
+  })
 
 /**
  * Makes a source of plain, asynchronous or effectful functions. What they return is checked like a line of a file.
@@ -143,6 +153,15 @@ export const fromLabeller = (name: string, labeller: Labeller): FeedbackSourceSh
             Effect.mapError(fail)
           )
   }
+  const { critique } = labeller
+  const criticise =
+    critique === undefined
+      ? undefined
+      : (attempt: Attempt) =>
+          Effect.flatMap(
+            UserFunction.call(() => critique(attempt)),
+            (answer) => (answer === undefined ? Effect.fail(nothingToSay(name)) : Effect.succeed(answer))
+          )
   const rank = ask("rankings", labeller.rank, Ranking, (comparison, ranks) => ({ ...comparison, ranks }))
   return {
     name,
@@ -162,7 +181,7 @@ export const fromLabeller = (name: string, labeller: Labeller): FeedbackSourceSh
         ranks: completions.map((text) => ranks[distinct.indexOf(text)]!)
       }))
     },
-    critique: ask("critiques", labeller.critique, Critique.Critique, ({ completion, prompt }, answer) => ({
+    critique: ask("critiques", criticise, Critique.Critique, ({ completion, prompt }, answer) => ({
       prompt,
       completion,
       ...(typeof answer === "string" ? { critique: answer } : answer)
@@ -283,7 +302,7 @@ export const fromTerminal: Effect.Effect<FeedbackSourceShape, never, Terminal.Te
     )
     if (critiques[0] !== undefined) return critiques[0].critique
     if (skipped[0] === undefined) return yield* gaveUp()
-    return yield* new FeedbackSourceError({ source, reason: `has no critique of this answer: ${skipped[0].reason}` })
+    return yield* nothingToSay(source, skipped[0].reason)
   })
   const show = (prompt: Prompt.Content) => VisibleText.show(Prompt.transcript(prompt))
   const answerOf = TerminalCritic.showAnswer

@@ -43,6 +43,24 @@ describe("a scripted labeller", () => {
     })
   )
 
+  it.effect("may have nothing to say of an answer, which is no other failure", () =>
+    Effect.gen(function* () {
+      const pleased = FeedbackSource.fromLabeller("pleased", {
+        critique: ({ completion }) => (completion === "good" ? undefined : "Be good.")
+      })
+      const error = yield* Effect.flip(pleased.critique({ prompt: "p", completion: "good" }))
+      assert.deepStrictEqual(
+        [error.nothing, error.message],
+        [true, "feedback from pleased: has no critique of this answer"]
+      )
+      assert.strictEqual((yield* pleased.critique({ prompt: "p", completion: "bad" })).critique, "Be good.")
+      const none = yield* Effect.flip(
+        FeedbackSource.fromLabeller("mute", {}).critique({ prompt: "p", completion: "good" })
+      )
+      assert.isUndefined(none.nothing)
+    })
+  )
+
   it.effect("judges an answer of no text, and demonstrates none", () =>
     Effect.gen(function* () {
       const source = FeedbackSource.fromLabeller("script", {

@@ -1,4 +1,4 @@
-// In data-flow order: what is drawn, which is chosen, what is imitated, and a task to try it on.
+// In data-flow order: what is drawn, which is chosen, what is imitated; the method; and a task to try it on.
 export * as PostProcessing from "./PostProcessing.ts"
 export * as Templates from "./Templates.ts"
 export * as Refinement from "./Refinement.ts"
@@ -7,5 +7,7 @@ export * as InstructRm from "./InstructRm.ts"
 export * as EmbeddingSimilarity from "./EmbeddingSimilarity.ts"
 export * as PromptLoss from "./PromptLoss.ts"
 export * as FineTuning from "./FineTuning.ts"
+export * as RoundJournal from "./RoundJournal.ts"
+export * as Ilf from "./Ilf.ts"
 export * as BinaryReward from "./BinaryReward.ts"
 export * as WordRemoval from "./WordRemoval.ts"

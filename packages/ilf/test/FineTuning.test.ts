@@ -1,14 +1,11 @@
-import { type Critique, type Loss, NextToken, Progress, type Prompt, Tensor, Tokenizer } from "@attune/core"
-import type { Pretrained } from "@attune/core/hub"
-import { Gpt2 } from "@attune/core/nn"
-import { Optimizer } from "@attune/core/onnx"
-import { Device, OrtLearner, OrtPolicy } from "@attune/core/ort"
+import { type Critique, type Loss, type Prompt, Tokenizer } from "@attune/core"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Logger, Result, Schema } from "effect"
+import { Effect, Result } from "effect"
 import * as FineTuning from "../src/FineTuning.ts"
 import * as PromptLoss from "../src/PromptLoss.ts"
 import * as Selection from "../src/Selection.ts"
 import * as Templates from "../src/Templates.ts"
+import { layer, learnerOf, numbers } from "./tinyLearner.ts"
 
 const critique = (prompt: Prompt.Content, completion: string, text: string): Critique.Critique => ({
   prompt,
@@ -160,8 +157,6 @@ describe("feedback and refinement", () => {
   })
 })
 
-const numbers: Tokenizer.Tokenizer = { ...Tokenizer.numeric(12), eosId: 0, stopIds: [0] }
-
 describe("examples", () => {
   const shown = (units: Loss.Batch<PromptLoss.Fields>) =>
     units.map((unit) => ("tokens" in unit ? [unit] : unit).map(({ tokens, weights }) => [[...tokens], [...weights]]))
@@ -239,39 +234,6 @@ describe("examples", () => {
     )
   })
 })
-
-const contextLength = 8
-
-const base = (): Pretrained.Pretrained => {
-  const config = { model_type: "gpt2", vocab_size: 12, n_embd: 16, n_head: 2, n_layer: 1, n_positions: contextLength }
-  const decoder = Gpt2.make(Schema.decodeUnknownSync(Gpt2.Gpt2Config)(config))
-  const uniform = NextToken.uniforms(1)
-  const weights = new Map(
-    decoder.parameters.map(({ name, shape }) => {
-      const isNorm = shape.length === 1 && name.endsWith(".weight")
-      return [
-        name,
-        Tensor.float32(
-          Float32Array.from({ length: Tensor.size(shape) }, () => +isNorm + 0.3 * (2 * uniform() - 1)),
-          shape
-        )
-      ]
-    })
-  )
-  return { name: "tiny", config, decoder, tokenizer: numbers, weights }
-}
-
-const layer = Layer.mergeAll(
-  Device.layerInProcess({ provider: "cpu", threads: 1 }),
-  Progress.layer({ mode: "quiet" }),
-  Logger.layer([])
-)
-
-const learnerOf = (learningRate: number) =>
-  Effect.gen(function* () {
-    const model = yield* OrtPolicy.make(base())
-    return yield* OrtLearner.make({ model, loss: PromptLoss.loss, optimizer: Optimizer.adamW({ learningRate }) })
-  })
 
 describe("training", () => {
   it.effect("I4b: has the weighted log-likelihood as its loss", () =>

@@ -1,0 +1,296 @@
+/**
+ * Imitation learning from language feedback: the policy drafts, somebody says what is wrong, a model refines, the best
+ * refinement is selected, and the policy learns to say it at once. Any number of rounds.
+ *
+ * Source: Scheurer et al. 2023, arXiv:2303.16755, its algorithm; iterated, its section on several rounds.
+ *
+ * @since 0.1.0
+ */
+import { join } from "node:path"
+import {
+  type Checkpoint,
+  type Critique,
+  FeedbackSource,
+  type Journal,
+  type Learner,
+  type ModelError,
+  type Policy,
+  Progress,
+  type Prompt,
+  type Run,
+  type RunLog
+} from "@attune/core"
+import { Effect, Schema } from "effect"
+import * as FineTuning from "./FineTuning.ts"
+import type * as PromptLoss from "./PromptLoss.ts"
+import * as Refinement from "./Refinement.ts"
+import * as RoundJournal from "./RoundJournal.ts"
+import * as Selection from "./Selection.ts"
+
+/**
+ * Reports a round that leaves nothing to learn from, or settings that do not fit. `round` counts from 0.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class IlfError extends Schema.TaggedError<IlfError>()("IlfError", {
+  round: Schema.Int,
+  reason: Schema.String
+}) {
+  override get message(): string {
+    return `ILF, round ${this.round}: ${this.reason}`
+  }
+}
+
+/**
+ * Who drafts, who refines, and who learns; the critic is `FeedbackSource`, the judge `Selection.Selector`.
+ *
+ * **Details**
+ *
+ * They may be one model or several: in the paper, drafts and refinements are those of an instructed model, and another one is
+ * trained. Where `draft` is the learner's own policy, later rounds draft with what it has learned.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Roles {
+  readonly draft: Policy.PolicyShape
+  readonly refine: Policy.PolicyShape
+  readonly learner: Learner.Learner<PromptLoss.Fields, Policy.PolicyShape>
+}
+
+type Drawing<O extends Refinement.Options> = Omit<O, "count" | "items" | "round" | "seed">
+
+/**
+ * What a run takes besides its roles.
+ *
+ * **Details**
+ *
+ * `prompts`: those of each round; there are as many rounds as lists. `drafts`, `refinements`, `samples`: how they are drawn, and
+ * how many refinements, default 5. `beta`, `least`: as of `Selection.select`; `importance`: weigh by the full importance ratio
+ * instead of the paper's simplification. `examples`, `epochs`, `batchSize` (in prompts): of fine-tuning. `between`: after the
+ * first round, `retrain` (default) the weights of the beginning on all rounds, or `continue` with the last ones on the
+ * latest round alone; the optimizer begins anew in both. `directory` keeps everything: `feedback.jsonl` (see `RoundJournal`)
+ * and a run of fine-tuning in `round-1`, `round-2`, ...; `resume` goes on where it stopped.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options extends Run.KeepOptions, Pick<Selection.SelectOptions, "beta" | "least"> {
+  readonly prompts: ReadonlyArray<ReadonlyArray<Prompt.Content>>
+  readonly drafts?: Drawing<Refinement.DraftOptions> | undefined
+  readonly refinements?: Drawing<Refinement.RefinementOptions> | undefined
+  readonly samples?: number | undefined
+  readonly importance?: boolean | undefined
+  readonly examples?: FineTuning.ExampleOptions | undefined
+  readonly epochs?: number | undefined
+  readonly batchSize?: number | undefined
+  readonly between?: "retrain" | "continue" | undefined
+  readonly seed?: number | undefined
+}
+
+/**
+ * What became of a round: `questions`, critiques with their refinements; `selected`, what was chosen for each; `summary`;
+ * `uncriticised`, drafts of which the critic had nothing to say; `steps`, what fine-tuning reported in this process.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Round {
+  readonly questions: ReadonlyArray<Selection.Question>
+  readonly selected: ReadonlyArray<Selection.Selected | undefined>
+  readonly summary: Selection.Summary
+  readonly uncriticised: number
+  readonly steps: ReadonlyArray<Learner.StepMetrics>
+}
+
+type Failure =
+  | IlfError
+  | RoundJournal.RoundJournalError
+  | Journal.JournalError
+  | Refinement.RefinementError
+  | FeedbackSource.FeedbackSourceError
+  | Selection.SelectorError
+  | FineTuning.FineTuningError
+  | ModelError.ModelError
+  | Learner.LearnerError
+  | RunLog.RunLogError
+  | Checkpoint.CheckpointError
+
+// Drafts, refinements and scores that one call of a model gives, and the most that a crash can cost.
+const atOnce = 64
+
+/**
+ * Trains the learner's policy, round after round, and returns what became of each.
+ *
+ * **Details**
+ *
+ * With a directory, nothing that a sampler, a critic or a judge gave is asked for again after an interruption, a failure or a
+ * kill, apart from the call that was under way, and a resumed run ends with the same weights, bit for bit: prompts, models,
+ * settings and seed must be those that it began with. The learner must be new: its weights are those that `retrain` returns to.
+ *
+ * A draft that the critic has nothing to say about (`FeedbackSourceError` with `nothing`) is left out, as is one whose
+ * refinements are all empty; `IlfError` where a round has none left.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const train: (
+  roles: Roles,
+  options: Options
+) => Effect.Effect<ReadonlyArray<Round>, Failure, FeedbackSource.FeedbackSource | Selection.Selector> = Effect.fn(
+  "Ilf.train"
+)(function* (roles, options) {
+  const { batchSize = 16, between = "retrain", directory, epochs = 1, resume = false, seed = 0 } = options
+  const { learner } = roles
+  const beginning = yield* learner.state
+  if (beginning.step !== 0) {
+    return yield* new IlfError({ round: 0, reason: `the learner has taken ${beginning.step} steps; give a new one` })
+  }
+  const file = directory === undefined ? undefined : join(directory, "feedback.jsonl")
+  const journal = yield* RoundJournal.open(file, resume)
+  const rounds: Array<Round> = []
+  const learned: Array<FineTuning.Target> = []
+  for (const [round, prompts] of options.prompts.entries()) {
+    const feedback = yield* feedbackOf(roles, round, prompts, journal, options)
+    const { questions, selected } = feedback
+    const targets = yield* Effect.fromResult(FineTuning.refinements(questions, selected))
+    if (targets.length === 0) {
+      const reason = `of ${prompts.length} prompts none has a critique and a refinement that was selected`
+      return yield* new IlfError({ round, reason })
+    }
+    learned.push(...targets)
+    if (round > 0) {
+      const { weights } = between === "retrain" ? beginning.tensors : (yield* learner.state).tensors
+      yield* learner.restore({ ...beginning, tensors: { ...beginning.tensors, weights: weights! } })
+    }
+    const imitated = between === "retrain" ? learned : targets
+    const examples = yield* Effect.fromResult(FineTuning.examples(learner.model.tokenizer, imitated, options.examples))
+    const kept = directory === undefined ? {} : { directory: join(directory, `round-${round + 1}`) }
+    const { checkpointEvery, keepLast } = options
+    const run = { epochs, batchSize, seed: seed + round, resume, checkpointEvery, keepLast, ...kept }
+    rounds.push({ ...feedback, steps: yield* FineTuning.train(learner, examples, run) })
+  }
+  return rounds
+})
+
+// Draft, critique, refine, select.
+const feedbackOf = Effect.fnUntraced(function* (
+  { draft, refine }: Roles,
+  round: number,
+  prompts: ReadonlyArray<Prompt.Content>,
+  journal: RoundJournal.RoundJournal,
+  { beta, drafts: drawing = {}, importance = false, least, refinements: refining = {}, samples = 5, seed = 0 }: Options
+) {
+  const critic = yield* FeedbackSource.FeedbackSource
+  const selector = yield* Selection.Selector
+  const ask = { round, atOnce }
+  const settings = (of: object) => JSON.stringify([seed, of])
+
+  const drafts = yield* journal.answers(
+    "draft",
+    prompts.map((prompt, item) => ({ item, on: [JSON.stringify(prompt), settings(drawing)] })),
+    { ...ask, by: draft.name },
+    (places) =>
+      Effect.map(
+        Refinement.draft(
+          draft,
+          places.map((i) => prompts[i]!),
+          { ...drawing, items: places, round, seed }
+        ),
+        (drawn) =>
+          drawn.map(([candidate], i) => ({
+            prompt: prompts[places[i]!]!,
+            ...(candidate === undefined ? {} : { text: candidate.text, seed: candidate.seed })
+          }))
+      )
+  )
+  const attempts = drafts.flatMap(({ prompt, text }, item) =>
+    text === undefined ? [] : [{ item, prompt, completion: text }]
+  )
+
+  const progress = yield* Progress.start({ label: "critiques", total: attempts.length })
+  let done = 0
+  const said = yield* journal.answers(
+    "critique",
+    attempts.map(({ completion, item, prompt }) => ({ item, on: [JSON.stringify(prompt), completion] })),
+    { round, by: critic.name, atOnce: 1, concurrency: critic.concurrency ?? 1 },
+    ([i]) =>
+      critic.critique(attempts[i!]!).pipe(
+        Effect.map(({ critique }) => [{ critique }]),
+        Effect.catchIf(
+          ({ nothing }) => nothing === true,
+          () => Effect.succeed([{}])
+        ),
+        Effect.tap(() => progress.update(++done))
+      )
+  )
+  const criticised = attempts.flatMap(({ completion, item, prompt }, i) => {
+    const { critique } = said[i]!
+    return critique === undefined ? [] : [{ item, critique: { prompt, completion, critique } }]
+  })
+
+  const drawn = yield* journal.answers(
+    "refinements",
+    criticised.map(({ critique, item }) => ({
+      item,
+      on: [JSON.stringify(critique), settings({ ...refining, samples })]
+    })),
+    { ...ask, by: refine.name },
+    (places) =>
+      Effect.map(
+        Refinement.sample(
+          refine,
+          places.map((i) => criticised[i]!.critique),
+          { ...refining, count: samples, items: places.map((i) => criticised[i]!.item), round, seed }
+        ),
+        (all) =>
+          all.map((candidates) => ({
+            candidates: candidates.map(({ completion, logprob, seed, text }) => ({
+              text,
+              sampled: completion.text,
+              seed,
+              logprob
+            }))
+          }))
+      )
+  )
+  const answered = criticised.flatMap(({ critique, item }, i) => {
+    const candidates = drawn[i]!.candidates.filter(({ text }) => text.trim() !== "")
+    return candidates.length === 0 ? [] : [{ item, critique, candidates }]
+  })
+
+  const questions = answered.map(({ candidates, critique }) => ({
+    critique: critique as Critique.Critique,
+    refinements: candidates.map(({ text }) => text)
+  }))
+  const remembering: Selection.SelectorShape = {
+    name: selector.name,
+    score: (questions) =>
+      journal
+        .answers(
+          "scores",
+          questions.map((question, i) => ({ item: answered[i]!.item, on: [JSON.stringify(question)] })),
+          { ...ask, by: selector.name },
+          (places) =>
+            Effect.map(Selection.guarded(selector).score(places.map((i) => questions[i]!)), (rows) =>
+              rows.map((scores) => ({ scores: Array.from(scores) }))
+            )
+        )
+        .pipe(
+          Effect.map((rows) => rows.map(({ scores }) => Float64Array.from(scores))),
+          Effect.mapError((cause) =>
+            cause instanceof Selection.SelectorError
+              ? cause
+              : new Selection.SelectorError({ selector: selector.name, reason: cause.message, cause })
+          )
+        )
+  }
+  const logq = importance ? answered.map(({ candidates }) => candidates.map(({ logprob }) => logprob)) : undefined
+  const { selected, summary } = yield* Selection.select(remembering, questions, {
+    ...(beta === undefined ? {} : { beta }),
+    ...(least === undefined ? {} : { least }),
+    ...(logq === undefined ? {} : { logq })
+  })
+  return { questions, selected, summary, uncriticised: attempts.length - criticised.length }
+}, Effect.scoped)
