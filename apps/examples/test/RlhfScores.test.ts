@@ -27,6 +27,8 @@ const saying = (name: string, tokens: ReadonlyArray<number>, text: string): Rlhf
   return { name, policy }
 }
 
+const small = { gold: undefined, documents: {}, bestOf: 2, maxNewTokens: 4, seed: 0, shown: 1 }
+
 it.effect(
   "each system wins by the rewards of its own answers, where answers of one text are worth different ones",
   () =>
@@ -39,12 +41,7 @@ it.effect(
           tokens[0] === 2 ? 0 : tokens.length - 1.5
         ),
         prompts: [Prompt.make("1", [1]), Prompt.make("2", [2])],
-        gold: undefined,
-        documents: {},
-        bestOf: 2,
-        maxNewTokens: 4,
-        seed: 0,
-        shown: 1
+        ...small
       })
       const wins = scores.flatMap(({ estimate, metric, system }) =>
         metric === "win_rate" ? [[system, estimate.value]] : []
@@ -67,12 +64,7 @@ it.effect("later systems are set against the first, each prompt against itself",
         text === "r" ? 0 : rewards[text]![Number(prompt.text)]!
       ),
       prompts: ["0", "1", "2"].map((text) => Prompt.make(text, [1])),
-      gold: undefined,
-      documents: {},
-      bestOf: 2,
-      maxNewTokens: 4,
-      seed: 0,
-      shown: 1
+      ...small
     })
     const differences = scores.filter(({ task }) => task === "held-out prompts, minus first")
     assert.deepStrictEqual(

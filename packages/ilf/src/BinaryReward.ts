@@ -16,7 +16,7 @@ import {
   type Policy,
   Prompt,
   Ranking,
-  RewardModel,
+  type RewardModel,
   Run,
   type RunLog
 } from "@attune/core"
@@ -144,7 +144,8 @@ export const train: <E = never, R = never>(
 })
 
 /**
- * The reward model: `p(Yes) / (p(Yes) + p(No))`, between 0 and 1. See `GenerativeRewardModel.make`.
+ * The reward model: `p(Yes) / (p(Yes) + p(No))`, between 0 and 1. See `GenerativeRewardModel.make`; `RankingAccuracy` of eval
+ * says how often it agrees with rankings, comparing the two scores of a pair with each other, as the paper does.
  *
  * @category constructors
  * @since 0.1.0
@@ -153,50 +154,3 @@ export const make = (
   policy: Policy.PolicyShape,
   { template = question, ...options }: GenerativeRewardModel.Options = {}
 ): RewardModel.RewardModelShape => GenerativeRewardModel.make(policy, { template, ...options })
-
-/**
- * How often a reward model agrees with rankings, pair by pair.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Accuracy {
-  /** Mean over pairs; `NaN` without a pair. */
-  readonly accuracy: number
-  /** Of each pair that is no tie: its ranking, and 1 where the better answer scores higher, 0.5 where both score the same. */
-  readonly pairs: ReadonlyArray<{ readonly ranking: number; readonly correct: 0 | 0.5 | 1 }>
-}
-
-/**
- * Measures the pairwise accuracy: the two scores of a pair are compared with each other, neither with 0.5.
- *
- * **Details**
- *
- * All answers are scored in one call. For a reward model that reads texts; throws `RangeError` for one that reads tokens.
- *
- * @category running
- * @since 0.1.0
- */
-export const accuracy: (
-  model: RewardModel.RewardModelShape,
-  rankings: ReadonlyArray<Ranking.Ranking>
-) => Effect.Effect<Accuracy, RewardModel.RewardModelError> = Effect.fn("BinaryReward.accuracy")(
-  function* (model, rankings) {
-    if (model.tokenizer !== undefined) {
-      throw new RangeError(`reward model ${model.name} reads tokens; this accuracy is of models that read texts`)
-    }
-    const answers = rankings.flatMap(({ completions, prompt }) => completions.map((text) => answerOf(prompt, text)))
-    const scores = yield* RewardModel.guarded(model).score(answers)
-    let first = 0
-    const pairs = rankings.flatMap(({ completions, ranks }, ranking) => {
-      const own = scores.subarray(first, first + completions.length)
-      first += completions.length
-      return Ranking.pairs(ranks).map(([better, worse]) => {
-        const [b, w] = [own[better]!, own[worse]!]
-        const correct: 0 | 0.5 | 1 = b > w ? 1 : b === w ? 0.5 : 0
-        return { ranking, correct }
-      })
-    })
-    return { accuracy: pairs.reduce((sum, { correct }) => sum + correct, 0) / pairs.length, pairs }
-  }
-)

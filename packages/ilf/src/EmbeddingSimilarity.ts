@@ -1,5 +1,5 @@
 /**
- * Selection by meaning: the refinement whose embedding points most nearly where that of the feedback does.
+ * Selection by meaning: the refinement whose embedding points most nearly where that of the critique does.
  *
  * @since 0.1.0
  */
@@ -138,10 +138,10 @@ interface Place {
   readonly refinement?: number
 }
 
-const what = ({ refinement }: Place): string => (refinement === undefined ? "the feedback" : "the refinement")
+const what = ({ refinement }: Place): string => (refinement === undefined ? "the critique" : "the refinement")
 
 /**
- * Makes a selector that scores a refinement with the cosine of its embedding and that of the feedback.
+ * Makes a selector that scores a refinement with the cosine of its embedding and that of the critique.
  *
  * **Details**
  *
@@ -152,7 +152,7 @@ const what = ({ refinement }: Place): string => (refinement === undefined ? "the
  *
  * **Gotchas**
  *
- * It prefers refinements that are about what the feedback is about, and so may prefer one that repeats the feedback. In the
+ * It prefers refinements that are about what the critique is about, and so may prefer one that repeats the critique. In the
  * paper it chose no better than chance.
  *
  * @category constructors
@@ -214,15 +214,15 @@ export const make = (model: EmbedderShape, options: Options = {}): Selection.Sel
         yield* task.update(start + batch.length)
       }
       return questions.map(({ critique, refinements }) => {
-        const feedback = embeddings.get(critique.critique)!
-        return Float64Array.from(refinements, (text) => cosine(feedback, embeddings.get(text)!))
+        const said = embeddings.get(critique.critique)!
+        return Float64Array.from(refinements, (text) => cosine(said, embeddings.get(text)!))
       })
     }, Effect.scoped)
   })
 }
 
 /**
- * Layer with the similarity to the feedback as the selector, by the program's embedder.
+ * Layer with the similarity to the critique as the selector, by the program's embedder.
  *
  * @category layers
  * @since 0.1.0

@@ -9,7 +9,6 @@
 import { join } from "node:path"
 import {
   type Checkpoint,
-  type Critique,
   FeedbackSource,
   type Journal,
   type Learner,
@@ -127,7 +126,7 @@ const atOnce = 64
  *
  * With a directory, nothing that a sampler, a critic or a judge gave is asked for again after an interruption, a failure or a
  * kill, apart from the call that was under way, and a resumed run ends with the same weights, bit for bit: prompts, models,
- * settings and seed must be those that it began with. The learner must be new: its weights are those that `retrain` returns to.
+ * settings and seed must be those that it began with (functions among the settings are not compared). The learner must be new: its weights are those that `retrain` returns to.
  *
  * A draft that the critic has nothing to say about (`FeedbackSourceError` with `nothing`) is left out, as is one whose
  * refinements are all empty; `IlfError` where a round has none left.
@@ -261,7 +260,7 @@ const feedbackOf = Effect.fnUntraced(function* (
   })
 
   const questions = answered.map(({ candidates, critique }) => ({
-    critique: critique as Critique.Critique,
+    critique,
     refinements: candidates.map(({ text }) => text)
   }))
   const remembering: Selection.SelectorShape = {

@@ -1,5 +1,5 @@
 /**
- * A language model as the selector: it is asked whether a refinement does what the feedback says, and how likely it finds
+ * A language model as the selector: it is asked whether a refinement does what the critique says, and how likely it finds
  * Yes rather than No is the score. Nothing is sampled, and nothing need be trained.
  *
  * @since 0.1.0
@@ -46,8 +46,8 @@ const paragraphs = (...parts: ReadonlyArray<string>): string => parts.join("\n\n
  * **Details**
  *
  * In order: the task and what a good answer is, then the fields with sentences between them; the bare fields and the
- * question; the aim that the new answer improves on the old one as the feedback asks, and the bare fields; the first one with
- * the question before each field; the feedback first and again later, with reminders. The third and the last are replied to
+ * question; the aim that the new answer improves on the old one as the critique asks, and the bare fields; the first one with
+ * the question before each field; the critique first and again later, with reminders. The third and the last are replied to
  * with True or False, the others with Yes or No.
  *
  * Source: Scheurer et al. 2023, arXiv:2303.16755, and its code, `scoring_functions/causal_response.py`. Deviation: in words
@@ -198,13 +198,13 @@ const judgedOf =
   ({ critique, refinements }: Selection.Question, question: number): ReadonlyArray<Judged> => {
     const context = contextOf(critique.prompt).trim()
     const draft = critique.completion.trim()
-    const feedback = critique.critique.trim()
+    const said = critique.critique.trim()
     const alike = new Map<string, Array<number>>()
     for (const [i, text] of refinements.entries()) alike.set(text, [...(alike.get(text) ?? []), i])
     return Array.from(alike, ([refinement, own]) => ({
       question,
       refinements: own,
-      fields: { context, draft, critique: feedback, refinement: refinement.trim() }
+      fields: { context, draft, critique: said, refinement: refinement.trim() }
     }))
   }
 

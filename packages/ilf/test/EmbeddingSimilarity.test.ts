@@ -68,7 +68,7 @@ describe("cosine", () => {
 })
 
 describe("embedding similarity", () => {
-  it.effect("I9: compares the feedback with each refinement, not with the draft", () =>
+  it.effect("I9: compares the critique with each refinement, not with the draft", () =>
     Effect.gen(function* () {
       const { calls, embedder } = embedderOf({ f: [1, 2, 0], a: [2, 1, 1], b: [0, 1, 0] })
       const { selected } = yield* Selection.select(EmbeddingSimilarity.make(embedder), [question("f", "a", "b")])
@@ -118,7 +118,7 @@ describe("embedding similarity", () => {
       assert.match(yield* bad(""), /question 1, refinement 1: the refinement is empty/)
       assert.match(
         yield* message(selector.score([question("f", "a"), question("zero", "a")])),
-        /^selector near: question 1: the embedding of the feedback is all 0/
+        /^selector near: question 1: the embedding of the critique is all 0/
       )
       // Of a text that occurs more than once the first place is named.
       assert.match(
