@@ -476,10 +476,11 @@ describe("the worker", () => {
         const device = yield* Device.Device
         const session = yield* device.compile(accumulator(), { name: "accumulator" })
         const run = Effect.flip(session.run({ state: Tensor.zeros([2]), step: Tensor.zeros([2]) }))
-        const pending = yield* Effect.forkChild(run, { startImmediately: true })
         assert.strictEqual(workers.started.length, 1)
-        // A message that the worker cannot read throws inside it.
+        // A message that the worker cannot read throws inside it. It goes out ahead of the run, which could otherwise
+        // finish before the worker dies.
         workers.started[0]!.postMessage(null)
+        const pending = yield* Effect.forkChild(run, { startImmediately: true })
         return [yield* Fiber.join(pending), yield* run]
       }).pipe(Effect.scoped, Effect.provide(places["on a worker"]), Effect.ensuring(Effect.sync(workers.stop)))
       for (const error of errors) {
