@@ -58,7 +58,13 @@ export interface Target {
   readonly weights: Float64Array
 }
 
-type Targets = Result.Result<ReadonlyArray<Target>, FineTuningError>
+/**
+ * Targets, or why they are none.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Targets = Result.Result<ReadonlyArray<Target>, FineTuningError>
 
 const single = (prompt: Prompt.Content, completion: string): Target => ({
   prompt,

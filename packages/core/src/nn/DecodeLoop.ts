@@ -411,7 +411,7 @@ const run = (g: Graph, loop: DecodeLoop, inputs: Inputs, prefix: Cache, width: V
  */
 export const start = (name: string, loop: DecodeLoop): Graph => {
   const { decoder } = loop
-  const g = GraphOf.make(name)
+  const g = GraphOf.make(name, undefined, { products: "blocks" })
   const inputs = declare(g, loop)
   const prompts = GraphOf.input(g, "prompts", "int64", ["B", "T"])
   const positions = Op.Expand(g, Op.Reshape(g, Op.Range(g, "T"), [1, "T"]), ["B", "T"])
@@ -439,7 +439,7 @@ export const start = (name: string, loop: DecodeLoop): Graph => {
  */
 export const resume = (name: string, loop: DecodeLoop): Graph => {
   const { decoder } = loop
-  const g = GraphOf.make(name)
+  const g = GraphOf.make(name, undefined, { products: "blocks" })
   const inputs = declare(g, loop)
   const width = GraphOf.input(g, "width", "int64", [1])
   const prefix = cacheNames(decoder).map((cached) =>

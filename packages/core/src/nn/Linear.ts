@@ -7,14 +7,45 @@ import type { Graph, Value } from "../onnx/Graph.ts"
 import * as GraphOf from "../onnx/Graph.ts"
 import * as Op from "../onnx/Op.ts"
 
+// Terms of a block, three blocks at most: each reads and writes the whole result once more.
+const block = (width: number): number => (width <= 128 ? 43 : 128)
+const widest = 384
+
+// `x` cut along `axis`, once. What comes from around a loop is cut there, not in every step.
+const cut = (g: Graph, x: Value, axis: 0 | 1, sizes: ReadonlyArray<number>): ReadonlyArray<Value> => {
+  if (!g.values.has(x.name) && g.outer !== undefined) return cut(g.outer, x, axis, sizes)
+  const names = sizes.map((_, i) => `${x.name}/block:${i}`)
+  return g.values.has(names[0]!) ? names.map((name) => GraphOf.value(g, name)) : Op.Split(g, x, sizes, axis, names)
+}
+
+// `x W + b` or, with `transB`, `x Wᵀ + b`. ONNX Runtime on the CPU adds up to 128 terms of a product one after another, whose
+// rounding errors are most of what log-probs are uncertain by; three blocks take off a third (docs/decisions/0013).
+const affine = (g: Graph, x: Value, weight: Value, bias: Value | undefined, transB: boolean): Value => {
+  const width = x.shape[1]!
+  if (g.products === "whole" || typeof width !== "number" || width <= block(width) || width > widest) {
+    return Op.Gemm(g, x, weight, { transB, c: bias })
+  }
+  const terms = block(width)
+  const sizes = Array.from({ length: Math.ceil(width / terms) }, (_, i) => Math.min(terms, width - i * terms))
+  const parts = cut(g, weight, transB ? 1 : 0, sizes)
+  const sum = cut(g, x, 1, sizes).reduce<Value | undefined>(
+    (c, part, i) => Op.Gemm(g, part, parts[i]!, { transB, c }),
+    bias
+  )!
+  return GraphOf.derive(g, sum, bias === undefined ? [x, weight] : [x, weight, bias], (dy) => [
+    Op.Gemm(g, dy, weight, { transB: !transB }),
+    transB ? Op.Gemm(g, dy, x, { transA: true }) : Op.Gemm(g, x, dy, { transA: true }),
+    ...(bias === undefined ? [] : [Op.ReduceSum(g, dy, [0], false)])
+  ])
+}
+
 /**
  * `x Wᵀ + b`: `x` `[M, in]`, `weight` `[out, in]` as in PyTorch's `Linear`, `bias` `[out]`.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const linear = (g: Graph, x: Value, weight: Value, bias?: Value): Value =>
-  Op.Gemm(g, x, weight, { transB: true, c: bias })
+export const linear = (g: Graph, x: Value, weight: Value, bias?: Value): Value => affine(g, x, weight, bias, true)
 
 /**
  * `x W + b`: `weight` `[in, out]`, as GPT-2 stores its matrices (`Conv1D`).
@@ -22,7 +53,7 @@ export const linear = (g: Graph, x: Value, weight: Value, bias?: Value): Value =
  * @category constructors
  * @since 0.1.0
  */
-export const conv1d = (g: Graph, x: Value, weight: Value, bias: Value): Value => Op.Gemm(g, x, weight, { c: bias })
+export const conv1d = (g: Graph, x: Value, weight: Value, bias: Value): Value => affine(g, x, weight, bias, false)
 
 /**
  * Rows of `x` `[M, D]` at `rows` `[N]`, no row twice.

@@ -95,6 +95,16 @@ export interface Node {
 }
 
 /**
+ * How layers sum the terms of their products. `whole`: as one operator, which is quicker, and what other runtimes and
+ * quantizers look for. `blocks`: narrow products in a few parts, which rounds less; for graphs whose log-probs are compared
+ * digit by digit, those that sample and those that train.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Products = "whole" | "blocks"
+
+/**
  * A graph. `nodes` are in topological order; `values` knows dtype and shape of every name.
  *
  * @category models
@@ -104,6 +114,7 @@ export interface Graph {
   readonly name: string
   /** The graph around this one, whose values a `Loop` or `If` body may read. */
   readonly outer?: Graph | undefined
+  readonly products: Products
   readonly nodes: Array<Node>
   readonly inputs: Array<Value>
   readonly outputs: Array<Value>
@@ -125,14 +136,20 @@ export interface Derivative {
 }
 
 /**
- * Starts an empty graph. `outer` makes it the body of a control-flow node of that graph.
+ * Starts an empty graph. `outer` makes it the body of a control-flow node of that graph. `products`: default those of
+ * `outer`, or else `whole`.
  *
  * @category constructors
  * @since 0.1.0
  */
-export const make = (name: string, outer?: Graph): Graph => ({
+export const make = (
+  name: string,
+  outer?: Graph,
+  options: { readonly products?: Products | undefined } = {}
+): Graph => ({
   name,
   outer,
+  products: options.products ?? outer?.products ?? "whole",
   nodes: [],
   inputs: [],
   outputs: [],

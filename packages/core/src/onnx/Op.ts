@@ -294,13 +294,20 @@ export const Concat = (g: G, values: ReadonlyArray<Value>, axis: number, size?: 
 }
 
 /** Cuts along an axis into parts of known sizes. */
-export const Split = (g: G, x: Value, sizes: ReadonlyArray<number>, axis: number): ReadonlyArray<Value> =>
+export const Split = (
+  g: G,
+  x: Value,
+  sizes: ReadonlyArray<number>,
+  axis: number,
+  names?: ReadonlyArray<string>
+): ReadonlyArray<Value> =>
   Graph.append(
     g,
     "Split",
     [x, Graph.ints(g, sizes)],
     sizes.map((size) => ({ dtype: x.dtype, shape: Shape.withDim(x.shape, axis, size) })),
-    { axis: { int: Shape.axis(x.shape, axis) } }
+    { axis: { int: Shape.axis(x.shape, axis) } },
+    names === undefined ? {} : { names }
   )
 
 /** Cuts along an axis into parts whose sizes are known when the graph runs: `sizes` is an `int64` vector. */

@@ -331,7 +331,7 @@ const repeat = (
   ) => Result.Result<Sums, Gradient.MissingGradientRule>,
   declareInputs: (top: Graph.Graph) => void = () => undefined
 ): Result.Result<Graph.Graph, Gradient.MissingGradientRule> => {
-  const top = Graph.make(step.name)
+  const top = Graph.make(step.name, undefined, { products: "blocks" })
   const trips = Graph.input(top, "steps", "int64", [])
   Graph.input(top, "sizes", "int64", ["S", step.sizes.length])
   for (const { dtype, name, shape } of step.batch) {
@@ -384,7 +384,7 @@ const repeat = (
  * @since 0.1.0
  */
 export const single = (step: TrainStep): Result.Result<Graph.Graph, Gradient.MissingGradientRule> => {
-  const g = Graph.make(step.name)
+  const g = Graph.make(step.name, undefined, { products: "blocks" })
   for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
   const coefficients = Graph.input(g, "coefficients", "float32", [3])
   const state = declareState(g, step, "", whole)

@@ -1,8 +1,14 @@
-import { describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Result } from "effect"
+import * as DecodeLoop from "../../src/nn/DecodeLoop.ts"
 import * as Linear from "../../src/nn/Linear.ts"
+import * as Graph from "../../src/onnx/Graph.ts"
+import * as Op from "../../src/onnx/Op.ts"
+import * as Optimizer from "../../src/onnx/Optimizer.ts"
+import * as TrainLoop from "../../src/onnx/TrainLoop.ts"
 import * as Tensor from "../../src/Tensor.ts"
 import * as Run from "../onnx/run.ts"
+import * as tiny from "../ort/tiny.ts"
 import * as Differences from "./differences.ts"
 
 describe("linear and conv1d", () => {
@@ -28,6 +34,109 @@ describe("linear and conv1d", () => {
       }
     })
   )
+})
+
+describe("products that are summed in blocks", () => {
+  // Three blocks, the last of 14 terms.
+  const width = 100
+  const layers = {
+    linear: [Linear.linear, [3, width]],
+    conv1d: [Linear.conv1d, [width, 3]]
+  } as const
+  const given = (random: Run.Random, weight: ReadonlyArray<number>) => ({
+    x: Differences.real(random, [4, width]),
+    weight: Differences.real(random, weight, 1 / 8),
+    bias: Differences.real(random, [3])
+  })
+
+  it.effect.each(["linear", "conv1d"] as const)("have the result and the gradients of whole ones: %s", (name) =>
+    Effect.gen(function* () {
+      const [layer, shape] = layers[name]
+      const feeds = given(Run.seeded(1), shape)
+      const trains = { x: ["M", width], weight: shape, bias: [3] }
+      const fragment: Differences.Fragment = { trains, build: (g, x) => layer(g, x("x"), x("weight"), x("bias")) }
+      const [blocked, whole] = [{ ...fragment, products: "blocks" }, fragment] as const
+      const ops = (g: Graph.Graph) => g.nodes.filter(({ op }) => op === "Gemm").length
+      assert.deepStrictEqual([ops(Differences.forward(blocked)), ops(Differences.forward(whole))], [3, 1])
+      yield* Differences.check(blocked, [feeds], { whole })
+    })
+  )
+
+  it.effect("are rounded less than whole ones", () =>
+    Effect.gen(function* () {
+      const [m, k, n] = [32, 128, 64]
+      // All bits of float32 in use, so that every addition rounds.
+      const waves = (rows: number, step: number) =>
+        Tensor.float32(
+          Float32Array.from({ length: rows * k }, (_, i) => Math.sin(step * (i + 1) ** 1.5)),
+          [rows, k]
+        )
+      const feeds = { x: waves(m, 1.3), weight: waves(n, 0.7) }
+      const [x, weight] = [Run.numbers(feeds.x), Run.numbers(feeds.weight)]
+      const error = Effect.fnUntraced(function* (products: Graph.Products) {
+        const fragment: Differences.Fragment = {
+          trains: { x: ["M", k], weight: [n, k] },
+          build: (g, of) => Linear.linear(g, of("x"), of("weight")),
+          products
+        }
+        const { y } = yield* Run.once(Differences.forward(fragment), feeds)
+        const squares = Run.numbers(y).map((value, at) => {
+          const [i, j] = [Math.floor(at / n), at % n]
+          let sum = 0
+          for (let l = 0; l < k; l++) sum += x[i * k + l]! * weight[j * k + l]!
+          return (value - sum) ** 2
+        })
+        return Math.sqrt(squares.reduce((a, b) => a + b, 0) / squares.length)
+      })
+      assert.isBelow(yield* error("blocks"), 0.75 * (yield* error("whole")))
+    })
+  )
+
+  it("are cut outside a loop, and once for all layers that read the same", () => {
+    const outer = Graph.make("outer", undefined, { products: "blocks" })
+    const weight = Graph.input(outer, "weight", "float32", [3, width])
+    const other = Graph.input(outer, "other", "float32", [3, width])
+    const body = Graph.make("body", outer)
+    const x = Graph.input(body, "x", "float32", ["M", width])
+    Linear.linear(body, x, weight)
+    Linear.linear(body, x, other)
+    Linear.linear(body, x, weight)
+    const splits = (g: Graph.Graph) => g.nodes.flatMap(({ inputs, op }) => (op === "Split" ? [inputs[0]] : []))
+    assert.deepStrictEqual(splits(outer), ["weight", "other"])
+    assert.deepStrictEqual(splits(body), ["x"])
+  })
+
+  it("are those of graphs that sample and of graphs that train", () => {
+    const decoder = tiny.llama()
+    const processors = { greedy: true, repetitionPenalty: false, temperature: false, topK: false, topP: false }
+    const loop = { decoder, processors, stops: false, chunk: 8 }
+    const step: TrainLoop.TrainStep = {
+      name: "step",
+      parameters: [{ name: "w", shape: [2], trainable: true, decays: false }],
+      sizes: [],
+      batch: [],
+      metrics: [],
+      optimizer: Optimizer.adamW({ learningRate: () => 1 }),
+      forward: (g, weights) => ({ loss: Op.sumAll(g, weights("w")), metrics: {} })
+    }
+    const graphs = [DecodeLoop.start("start", loop), DecodeLoop.resume("resume", loop)]
+    const trains = [TrainLoop.loop(step), TrainLoop.accumulating(step), TrainLoop.single(step)]
+    for (const { products } of [...graphs, ...trains.map(Result.getOrThrow)]) assert.strictEqual(products, "blocks")
+  })
+
+  it.each([
+    [43, 1],
+    [44, 2],
+    [128, 3],
+    [129, 2],
+    [384, 3],
+    [385, 1]
+  ])("have three parts at most: %i terms, %i", (terms, parts) => {
+    const g = Graph.make("layer", undefined, { products: "blocks" })
+    const weight = Graph.input(g, "weight", "float32", [3, terms])
+    Linear.linear(g, Graph.input(g, "x", "float32", ["M", terms]), weight)
+    assert.strictEqual(g.nodes.filter(({ op }) => op === "Gemm").length, parts)
+  })
 })
 
 describe("takeRows", () => {

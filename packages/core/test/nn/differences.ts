@@ -16,10 +16,12 @@ export interface Fragment {
   /** The other inputs. */
   readonly given?: Readonly<Record<string, readonly [dtype: Tensor.DType, shape: Graph.Shape]>>
   readonly build: (g: Graph.Graph, x: (name: string) => Graph.Value) => Graph.Value
+  /** Of the graph; default `whole`. */
+  readonly products?: Graph.Products
 }
 
-const declared = ({ build, given = {}, trains }: Fragment) => {
-  const g = Graph.make("fragment")
+const declared = ({ build, given = {}, products, trains }: Fragment) => {
+  const g = Graph.make("fragment", undefined, { products })
   const parameters = Object.entries(trains).map(([name, shape]) => Graph.input(g, name, "float32", shape))
   for (const [name, [dtype, shape]] of Object.entries(given)) Graph.input(g, name, dtype, shape)
   const y = build(g, (name) => Graph.value(g, name))

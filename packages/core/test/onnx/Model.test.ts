@@ -34,6 +34,7 @@ const graphOf = (
   nodes: Array<Node>
 ): Graph => ({
   name,
+  products: "whole",
   nodes,
   inputs,
   outputs,
