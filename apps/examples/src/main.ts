@@ -7,6 +7,7 @@ import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Effect } from "effect"
 import { Command } from "effect/cli"
 import * as Evaluation from "./Evaluation.ts"
+import * as Ilf from "./Ilf.ts"
 import * as Pretrain from "./Pretrain.ts"
 import * as Rlhf from "./Rlhf.ts"
 import * as SupervisedFineTuning from "./SupervisedFineTuning.ts"
@@ -14,7 +15,13 @@ import { versions } from "./Versions.ts"
 
 Command.make("example").pipe(
   Command.withDescription("Complete alignment pipelines on the help desk, or on your own model and data"),
-  Command.withSubcommands([SupervisedFineTuning.command, Rlhf.command, Pretrain.command, Evaluation.command]),
+  Command.withSubcommands([
+    SupervisedFineTuning.command,
+    Rlhf.command,
+    Ilf.command,
+    Pretrain.command,
+    Evaluation.command
+  ]),
   Command.run({ version: versions["attune"]! }),
   Effect.provide(NodeServices.layer),
   NodeRuntime.runMain

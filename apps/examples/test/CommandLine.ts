@@ -10,6 +10,7 @@ import { Console, Effect, Runtime, Schema } from "effect"
 import { Command } from "effect/cli"
 import * as DeskScores from "../src/DeskScores.ts"
 import * as Evaluation from "../src/Evaluation.ts"
+import * as Ilf from "../src/Ilf.ts"
 import * as Pretrain from "../src/Pretrain.ts"
 import * as Rlhf from "../src/Rlhf.ts"
 import * as SupervisedFineTuning from "../src/SupervisedFineTuning.ts"
@@ -68,7 +69,13 @@ export const example = Effect.fnUntraced(function* (...args: ReadonlyArray<strin
     }
   const silent: Console.Console = { ...globalThis.console, log: to("out"), error: to("err"), warn: to("err") }
   const command = Command.make("example").pipe(
-    Command.withSubcommands([SupervisedFineTuning.command, Rlhf.command, Pretrain.command, Evaluation.command])
+    Command.withSubcommands([
+      SupervisedFineTuning.command,
+      Rlhf.command,
+      Ilf.command,
+      Pretrain.command,
+      Evaluation.command
+    ])
   )
   const exit = yield* Command.runWith(command, { version: "0" })(args).pipe(
     Effect.provide(NodeServices.layer),

@@ -9,6 +9,7 @@
 import { join } from "node:path"
 import {
   type Checkpoint,
+  type Critique,
   FeedbackSource,
   type Journal,
   type Learner,
@@ -61,11 +62,20 @@ export interface Roles {
 type Drawing<O extends Refinement.Options> = Omit<O, "count" | "items" | "round" | "seed">
 
 /**
+ * What a round begins with: a prompt, of which a draft and a critique are asked, or a draft with its critique, which somebody
+ * gave already.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Start = Prompt.Content | Critique.Critique
+
+/**
  * What a run takes besides its roles.
  *
  * **Details**
  *
- * `prompts`: those of each round; there are as many rounds as lists. `drafts`, `refinements`, `samples`: how they are drawn, and
+ * `prompts`: those of each round, or critiques; there are as many rounds as lists. `drafts`, `refinements`, `samples`: how they are drawn, and
  * how many refinements, default 5. `beta`, `least`: as of `Selection.select`; `importance`: weigh by the full importance ratio
  * instead of the paper's simplification. `examples`, `epochs`, `batchSize` (in prompts): of fine-tuning. `between`: after the
  * first round, `retrain` (default) the weights of the beginning on all rounds, or `continue` with the last ones on the
@@ -76,7 +86,7 @@ type Drawing<O extends Refinement.Options> = Omit<O, "count" | "items" | "round"
  * @since 0.1.0
  */
 export interface Options extends Run.KeepOptions, Pick<Selection.SelectOptions, "beta" | "least"> {
-  readonly prompts: ReadonlyArray<ReadonlyArray<Prompt.Content>>
+  readonly prompts: ReadonlyArray<ReadonlyArray<Start>>
   readonly drafts?: Drawing<Refinement.DraftOptions> | undefined
   readonly refinements?: Drawing<Refinement.RefinementOptions> | undefined
   readonly samples?: number | undefined
@@ -173,11 +183,13 @@ export const train: (
   return rounds
 })
 
+const isPrompt = (start: Start): start is Prompt.Content => typeof start === "string" || Array.isArray(start)
+
 // Draft, critique, refine, select.
 const feedbackOf = Effect.fnUntraced(function* (
   { draft, refine }: Roles,
   round: number,
-  prompts: ReadonlyArray<Prompt.Content>,
+  starts: ReadonlyArray<Start>,
   journal: RoundJournal.RoundJournal,
   { beta, drafts: drawing = {}, importance = false, least, refinements: refining = {}, samples = 5, seed = 0 }: Options
 ) {
@@ -186,28 +198,27 @@ const feedbackOf = Effect.fnUntraced(function* (
   const ask = { round, atOnce }
   const settings = (of: object) => JSON.stringify([seed, of])
 
+  const asked = starts.flatMap((start, item) => (isPrompt(start) ? [{ item, prompt: start }] : []))
   const drafts = yield* journal.answers(
     "draft",
-    prompts.map((prompt, item) => ({ item, on: [JSON.stringify(prompt), settings(drawing)] })),
+    asked.map(({ item, prompt }) => ({ item, on: [JSON.stringify(prompt), settings(drawing)] })),
     { ...ask, by: draft.name },
-    (places) =>
-      Effect.map(
-        Refinement.draft(
-          draft,
-          places.map((i) => prompts[i]!),
-          { ...drawing, items: places, round, seed }
-        ),
+    (places) => {
+      const own = places.map((i) => asked[i]!)
+      const prompts = own.map(({ prompt }) => prompt)
+      return Effect.map(
+        Refinement.draft(draft, prompts, { ...drawing, items: own.map(({ item }) => item), round, seed }),
         (drawn) =>
           drawn.map(([candidate], i) => ({
-            prompt: prompts[places[i]!]!,
+            prompt: prompts[i]!,
             ...(candidate === undefined ? {} : { text: candidate.text, seed: candidate.seed })
           }))
       )
+    }
   )
-  const attempts = drafts.flatMap(({ prompt, text }, item) =>
-    text === undefined ? [] : [{ item, prompt, completion: text }]
+  const attempts = drafts.flatMap(({ prompt, text }, i) =>
+    text === undefined ? [] : [{ item: asked[i]!.item, prompt, completion: text }]
   )
-
   const progress = yield* Progress.start({ label: "critiques", total: attempts.length })
   let done = 0
   const said = yield* journal.answers(
@@ -224,10 +235,12 @@ const feedbackOf = Effect.fnUntraced(function* (
         Effect.tap(() => progress.update(++done))
       )
   )
-  const criticised = attempts.flatMap(({ completion, item, prompt }, i) => {
+  const heard = attempts.flatMap(({ completion, item, prompt }, i) => {
     const { critique } = said[i]!
     return critique === undefined ? [] : [{ item, critique: { prompt, completion, critique } }]
   })
+  const given = starts.flatMap((start, item) => (isPrompt(start) ? [] : [{ item, critique: start }]))
+  const criticised = [...heard, ...given].sort((a, b) => a.item - b.item)
 
   const drawn = yield* journal.answers(
     "refinements",
@@ -291,5 +304,5 @@ const feedbackOf = Effect.fnUntraced(function* (
     ...(least === undefined ? {} : { least }),
     ...(logq === undefined ? {} : { logq })
   })
-  return { questions, selected, summary, uncriticised: attempts.length - criticised.length }
+  return { questions, selected, summary, uncriticised: attempts.length - heard.length }
 }, Effect.scoped)

@@ -162,6 +162,33 @@ describe("a run", () => {
     )
   )
 
+  it.effect("begins with critiques that somebody gave, among prompts that nobody has answered yet", () =>
+    test(
+      Effect.gen(function* () {
+        const directory = fresh()
+        const given = { prompt: "2", completion: "2 6", critique: "No 6." }
+        const { asked, source } = critic()
+        const { draft, trained } = yield* run({ prompts: [["1", given, "3"]], directory }, { source })
+        const [report] = yield* trained
+        assert.deepStrictEqual(
+          report!.questions.map(({ critique }) => critique),
+          [
+            { prompt: "1", completion: "1 9", critique: "No 9." },
+            given,
+            { prompt: "3", completion: "3 9", critique: "No 9." }
+          ]
+        )
+        assert.deepStrictEqual(asked, ["1 9", "3 9"])
+        assert.deepStrictEqual([draft.calls.length, report!.uncriticised], [1, 0])
+        const ofGiven = lines(directory).filter(({ item }) => item === 1)
+        assert.deepStrictEqual(
+          ofGiven.map(({ kind }) => kind),
+          ["refinements", "scores"]
+        )
+      })
+    )
+  )
+
   it.effect("refuses a learner that has learned before", () =>
     test(
       Effect.gen(function* () {
