@@ -15,7 +15,6 @@ import {
   type Learner,
   type ModelError,
   type Policy,
-  Progress,
   type Prompt,
   type Run,
   type RunLog
@@ -219,8 +218,6 @@ const feedbackOf = Effect.fnUntraced(function* (
   const attempts = drafts.flatMap(({ prompt, text }, i) =>
     text === undefined ? [] : [{ item: asked[i]!.item, prompt, completion: text }]
   )
-  const progress = yield* Progress.start({ label: "critiques", total: attempts.length })
-  let done = 0
   const said = yield* journal.answers(
     "critique",
     attempts.map(({ completion, item, prompt }) => ({ item, on: [JSON.stringify(prompt), completion] })),
@@ -231,8 +228,7 @@ const feedbackOf = Effect.fnUntraced(function* (
         Effect.catchIf(
           ({ nothing }) => nothing === true,
           () => Effect.succeed([{}])
-        ),
-        Effect.tap(() => progress.update(++done))
+        )
       )
   )
   const heard = attempts.flatMap(({ completion, item, prompt }, i) => {
@@ -305,4 +301,4 @@ const feedbackOf = Effect.fnUntraced(function* (
     ...(logq === undefined ? {} : { logq })
   })
   return { questions, selected, summary, uncriticised: attempts.length - heard.length }
-}, Effect.scoped)
+})

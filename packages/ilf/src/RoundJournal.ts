@@ -9,7 +9,7 @@
  * @since 0.1.0
  */
 import { dirname } from "node:path"
-import { AtomicFile, Journal, Prompt, Run } from "@attune/core"
+import { AtomicFile, Journal, Progress, Prompt, Run } from "@attune/core"
 import { Effect, Schema } from "effect"
 
 const made = { round: Schema.Int, item: Schema.Int, of: Schema.String, by: Schema.String }
@@ -170,10 +170,13 @@ export const open: (
         const calls = Array.from({ length: Math.ceil(asked.length / atOnce) }, (_, call) =>
           Array.from({ length: Math.min(atOnce, asked.length - call * atOnce) }, (_, i) => call * atOnce + i)
         ).filter((call) => call.some((place) => known[place] === undefined))
-        const answer = (call: ReadonlyArray<number>) =>
+        let done = known.filter((entry) => entry !== undefined).length
+        const label = `${kind}, round ${round + 1}`
+        const answer = (call: ReadonlyArray<number>, progress: Progress.Task) =>
           Effect.uninterruptibleMask((restore) =>
             Effect.gen(function* () {
-              const answered = yield* restore(make(call))
+              // One bar for all calls, instead of one for each.
+              const answered = yield* restore(make(call)).pipe(Effect.provideService(Progress.Progress, silent))
               const lacking = call.flatMap((place, i) =>
                 known[place] === undefined ? [{ place, body: answered[i]! }] : []
               )
@@ -182,13 +185,22 @@ export const open: (
                 lacking.map(({ body, place }) => ({ ...places[place]!, ...body }) as unknown as Entry)
               )
               for (const { body, place } of lacking) bodies[place] = body
+              done += lacking.length
+              yield* progress.update(done)
             })
           )
-        yield* Effect.forEach(calls, answer, { concurrency, discard: true })
+        yield* Progress.start({ label, total: asked.length, from: done }).pipe(
+          Effect.flatMap((progress) =>
+            Effect.forEach(calls, (call) => answer(call, progress), { concurrency, discard: true })
+          ),
+          Effect.scoped
+        )
         return bodies as ReadonlyArray<Body<K>>
       })
     }
   }
 )
+
+const silent = Progress.make({ mode: "quiet" })
 
 const keyOf = ({ item, kind, round }: Pick<Entry, "item" | "kind" | "round">): string => `${kind} ${round} ${item}`
