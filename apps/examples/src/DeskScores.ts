@@ -6,7 +6,7 @@
 
 import { fileURLToPath } from "node:url"
 import type { ModelError, Policy } from "@attune/core"
-import { Judge, Sample, Score, WinRate } from "@attune/eval"
+import { Judge, type Sample, Score, WinRate } from "@attune/eval"
 import { Effect } from "effect"
 import { Flag } from "effect/cli"
 import * as Corpus from "./desk/Corpus.ts"
@@ -14,6 +14,7 @@ import * as Dice from "./desk/Dice.ts"
 import * as Format from "./desk/Format.ts"
 import * as Labeller from "./desk/Labeller.ts"
 import * as Ticket from "./desk/Ticket.ts"
+import * as ItemScores from "./ItemScores.ts"
 
 /**
  * Folder of the shipped base model.
@@ -85,14 +86,6 @@ const judgements = Effect.fn("DeskScores.judgements")(function* (
   )
 })
 
-const measure = Effect.fnUntraced(function* (
-  make: typeof Score.mean,
-  measured: Score.Measured,
-  values: ReadonlyArray<number>
-) {
-  return make(measured, yield* Effect.fromResult(Sample.fromValues(`${measured.system}, ${measured.metric}`, values)))
-})
-
 /**
  * Gold scores of summaries of tickets, in their order. Training never sees them.
  *
@@ -105,8 +98,7 @@ export const goldScore = (
   tickets: ReadonlyArray<Ticket.Ticket>,
   texts: ReadonlyArray<string>
 ): Effect.Effect<Score.Score, Sample.SampleError> =>
-  measure(
-    Score.mean,
+  ItemScores.score(
     { system, task: "help desk", metric: `gold score, ${how}`, unit: "of 4", higherIsBetter: true },
     texts.map((text, i) => Labeller.score(tickets[i]!, text))
   )
@@ -203,8 +195,12 @@ export const desk: (
     const share = { system, task: "help desk", unit: "share", higherIsBetter: true }
     const scores = [
       ...written.scores,
-      yield* measure(Score.rate, { ...share, metric: "critique followed" }, yield* refinements(policy, tickets, dice)),
-      yield* measure(Score.rate, { ...share, metric: "judgement right" }, yield* judgements(policy, dice, n))
+      yield* ItemScores.score(
+        { ...share, metric: "critique followed" },
+        yield* refinements(policy, tickets, dice),
+        Score.rate
+      ),
+      yield* ItemScores.score({ ...share, metric: "judgement right" }, yield* judgements(policy, dice, n), Score.rate)
     ]
     return { tickets, gold: written, scores }
   }
@@ -232,6 +228,6 @@ export const heldOut: (
     const scores = yield* policy.logprobs(continuations)
     const measured = { system, task: "held out", metric: "held-out loss", unit: "nats/token", higherIsBetter: false }
     const losses = scores.map((logprobs) => -logprobs.reduce((a, b) => a + b, 0) / logprobs.length)
-    return yield* measure(Score.mean, measured, losses)
+    return yield* ItemScores.score(measured, losses)
   }
 )

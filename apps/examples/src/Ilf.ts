@@ -209,7 +209,8 @@ export const command = Command.make(
         )
         const critiques = own.map(({ question }) => question)
         const choices = own.map(({ choice }) => choice)
-        const drafts = FineTuning.drafts(critiques.map(({ critique }) => critique))
+        const said = critiques.map(({ critique }) => critique).filter(({ completion }) => completion !== "")
+        const drafts = FineTuning.drafts(said)
         const shownHow = FineTuning.demonstrations(desk.demonstrations.slice(0, count))
         policies.push(
           { name: `drafts, ${count}`, policy: yield* fineTune(`drafts-${count}`, drafts) },

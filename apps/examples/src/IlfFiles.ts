@@ -114,6 +114,11 @@ export const imitate = Effect.fn("IlfFiles.imitate")(
     const chats = hasChatTemplate(tokenizer)
     const forms = chats ? Templates.conversation(Templates.answers) : Templates.text(Templates.answers)
     const taken = all.slice(0, rows)
+    for (const [i, { prompt }] of taken.entries()) {
+      const asked = tokenizer.prompt(prompt)
+      if (Result.isSuccess(asked)) continue
+      return yield* new CommonFlags.ExampleError({ message: `${file}: critique ${i + 1}: ${asked.failure.message}` })
+    }
     const fits = roomFor(reference, forms.refinement, judging, maxNewTokens)
     const fitting = taken.filter(fits)
     if (fitting.length < taken.length) {

@@ -8,6 +8,7 @@ import type { Critique, Prompt } from "@attune/core"
 import { type Report, Sample, Score, WinRate } from "@attune/eval"
 import { Selection, type WordRemoval } from "@attune/ilf"
 import { Effect, Result } from "effect"
+import * as ItemScores from "./ItemScores.ts"
 
 /**
  * What a system answered to each prompt.
@@ -21,14 +22,6 @@ export interface Answered {
 }
 
 const sampleOf = (name: string, values: ReadonlyArray<number>) => Effect.fromResult(Sample.fromValues(name, values))
-
-const measured = Effect.fnUntraced(function* (
-  make: typeof Score.mean,
-  what: Score.Measured,
-  values: ReadonlyArray<number>
-) {
-  return make(what, yield* sampleOf(`${what.system}, ${what.metric}`, values))
-})
 
 // Everything that was written to a prompt on one screen, ranked by points: equal points are ties.
 const rank = (
@@ -67,8 +60,7 @@ export const session = Effect.fn("IlfScores.session")(function* (
 ) {
   const { duels, gold, prompts } = options
   const points = yield* Effect.forEach(systems, ({ name: system, texts }) =>
-    measured(
-      Score.mean,
+    ItemScores.score(
       { system, task: "held-out prompts", metric: "gold score", unit: "of 4", higherIsBetter: true },
       texts.map((text, i) => gold(prompts[i]!, text))
     )
@@ -157,7 +149,7 @@ export const rankers = Effect.fn("IlfScores.rankers")(function* (
   const byChance = satisfied.map(mean)
   const share = { task, unit: "share", higherIsBetter: true }
   const followed = (system: string, values: ReadonlyArray<number>) =>
-    measured(Score.share, { ...share, system, metric: "critique followed" }, values)
+    ItemScores.score({ ...share, system, metric: "critique followed" }, values, Score.share)
   const gain = Effect.fnUntraced(function* (system: string, values: ReadonlyArray<number>) {
     const pair = Sample.pair(yield* sampleOf(system, values), yield* sampleOf("random", byChance))
     const difference = Sample.difference(yield* Effect.fromResult(pair))
@@ -272,7 +264,7 @@ export const incorporated = Effect.fn("IlfScores.incorporated")(function* (
       ["without it", without]
     ] as const,
     ([system, values]) =>
-      measured(Score.share, { ...share, system, metric: "most important point incorporated" }, values)
+      ItemScores.score({ ...share, system, metric: "most important point incorporated" }, values, Score.share)
   )
   const pair = Sample.pair(yield* sampleOf("with the critique", guided), yield* sampleOf("without", without))
   const gain = Score.mean(
@@ -298,10 +290,10 @@ export const wordRemoval = Effect.fn("IlfScores.wordRemoval")(function* (
 ) {
   const named = { task: "word removal", metric: "exact match", unit: "share", higherIsBetter: true }
   const scores = yield* Effect.forEach(results, ({ scored, system }) =>
-    measured(
-      Score.rate,
+    ItemScores.score(
       { ...named, system },
-      scored.map(({ value }) => value)
+      scored.map(({ value }) => value),
+      Score.rate
     )
   )
   const section: Report.Section = {

@@ -26,6 +26,7 @@ import {
 } from "@attune/eval"
 import type { RankingSet } from "@attune/rlhf"
 import { Effect, Result } from "effect"
+import * as ItemScores from "./ItemScores.ts"
 
 /**
  * A policy, and what it is called.
@@ -68,14 +69,6 @@ interface Answered {
   readonly rewards: ReadonlyArray<number>
 }
 
-const score = (
-  measured: Score.Measured,
-  values: ReadonlyArray<number>
-): Effect.Effect<Score.Score, Sample.SampleError> =>
-  Effect.map(Effect.fromResult(Sample.fromValues(`${measured.system}, ${measured.metric}`, values)), (sample) =>
-    Score.mean(measured, sample)
-  )
-
 // Mean negative log-likelihood per token of documents, each token as much as its weight says.
 const losses = Effect.fnUntraced(function* (
   { name: system, policy }: System,
@@ -93,7 +86,7 @@ const losses = Effect.fnUntraced(function* (
     }
     return sum / total
   })
-  return yield* score({ system, task, metric: "loss", unit: "nats/token", higherIsBetter: false }, values)
+  return yield* ItemScores.score({ system, task, metric: "loss", unit: "nats/token", higherIsBetter: false }, values)
 })
 
 // What a system has more or less of than another, each item against the same item.
@@ -151,12 +144,12 @@ export const measure = Effect.fn("RlhfScores.measure")(function* (options: Optio
       ...(gold === undefined
         ? []
         : [
-            score(
+            ItemScores.score(
               { system, task, metric: "gold score", unit: "points", higherIsBetter: true },
               texts.map((text, i) => gold(i, text))
             )
           ]),
-      score({ system, task, metric: "learned reward", unit: "points", higherIsBetter: true }, rewards)
+      ItemScores.score({ system, task, metric: "learned reward", unit: "points", higherIsBetter: true }, rewards)
     ])
   )
 

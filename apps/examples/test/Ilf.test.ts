@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
@@ -93,6 +93,34 @@ describe("from a file of critiques", () => {
       assert.strictEqual(again.code, 0, again.err)
       assert.strictEqual(readFileSync(join(out, "ilf", "feedback.jsonl"), "utf8"), journal)
       assert.isTrue(readFileSync(join(out, "ilf", "model", "model.safetensors")).equals(weights))
+    })
+  )
+
+  it.live("talks to a model with a chat template in its turns", () =>
+    Effect.gen(function* () {
+      const chat = join(root, "chat")
+      cpSync(model, chat, { recursive: true })
+      const config = join(chat, "tokenizer_config.json")
+      const template =
+        "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}" +
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+      writeFileSync(
+        config,
+        JSON.stringify({ ...(JSON.parse(readFileSync(config, "utf8")) as object), chat_template: template })
+      )
+      const asked = critiques.map(({ prompt, ...rest }) => ({ ...rest, prompt: [{ role: "user", content: prompt }] }))
+      const given = ["--critiques", file("c.jsonl", jsonLines(asked)), ...small]
+      const losses = Effect.fnUntraced(function* (of: string) {
+        const out = fresh()
+        const shown = yield* example("ilf", "--model", of, ...given, "--out", out)
+        assert.strictEqual(shown.code, 0, shown.err)
+        return measurements(out).map(({ value }) => value)
+      })
+      assert.lengthOf(yield* losses(chat), 4)
+      const out = fresh()
+      const shown = yield* example("ilf", "--model", model, ...given, "--out", out)
+      refused(shown, /c\.jsonl: critique 1: .*has no chat_template/)
+      assert.isFalse(existsSync(join(out, "ilf")))
     })
   )
 
