@@ -74,7 +74,7 @@ export const make = (sizes: Sizes, seed: number): Desk => {
     prompts: tickets.map(Format.summary),
     demonstrations: Feedback.demonstrations(tickets, Dice.make(seed * 100 + 23)),
     critic: FeedbackSource.fromLabeller("scripted labeller", {
-      // Its words depend on the summary alone, so that a run that goes on hears the same.
+      // Its words depend on seed, prompt and summary, not on the order of questions: a run that goes on hears the same.
       critique: ({ completion, prompt }) =>
         Labeller.critique(of(prompt), completion, Dice.make(seed * 100 + prompt.length + completion.length))
     }),

@@ -280,7 +280,7 @@ export const incorporated = Effect.fn("IlfScores.incorporated")(function* (
 })
 
 /**
- * Exact matches in word removal, overall and by the number of things in a sentence.
+ * Exact matches in word removal.
  *
  * @category running
  * @since 0.1.0

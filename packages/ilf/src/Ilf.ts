@@ -74,8 +74,8 @@ export type Start = Prompt.Content | Critique.Critique
  *
  * **Details**
  *
- * `prompts`: those of each round, or critiques; there are as many rounds as lists. `drafts`, `refinements`, `samples`: how they are drawn, and
- * how many refinements, default 5. `beta`, `least`: as of `Selection.select`; `importance`: weigh by the full importance ratio
+ * `prompts`: those of each round, or critiques; there are as many rounds as lists. `drafts`, `refinements`, `samples`: how
+ * they are drawn, and how many refinements, default 5. `beta`, `least`: as of `Selection.select`; `importance`: weigh by the full importance ratio
  * instead of the paper's simplification. `examples`, `epochs`, `batchSize` (in prompts): of fine-tuning. `between`: after the
  * first round, `retrain` (default) the weights of the beginning on all rounds, or `continue` with the last ones on the
  * latest round alone; the optimizer begins anew in both. `directory` keeps everything: `feedback.jsonl` (see `RoundJournal`)

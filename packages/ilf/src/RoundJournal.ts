@@ -189,12 +189,14 @@ export const open: (
               yield* progress.update(done)
             })
           )
-        yield* Progress.start({ label, total: asked.length, from: done }).pipe(
-          Effect.flatMap((progress) =>
-            Effect.forEach(calls, (call) => answer(call, progress), { concurrency, discard: true })
-          ),
-          Effect.scoped
-        )
+        if (calls.length > 0) {
+          yield* Progress.start({ label, total: asked.length, from: done }).pipe(
+            Effect.flatMap((progress) =>
+              Effect.forEach(calls, (call) => answer(call, progress), { concurrency, discard: true })
+            ),
+            Effect.scoped
+          )
+        }
         return bodies as ReadonlyArray<Body<K>>
       })
     }

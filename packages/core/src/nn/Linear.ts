@@ -14,7 +14,7 @@ const widest = 384
 // `x` cut along `axis`, once. What comes from around a loop is cut there, not in every step.
 const cut = (g: Graph, x: Value, axis: 0 | 1, sizes: ReadonlyArray<number>): ReadonlyArray<Value> => {
   if (!g.values.has(x.name) && g.outer !== undefined) return cut(g.outer, x, axis, sizes)
-  const names = sizes.map((_, i) => `${x.name}/block:${i}`)
+  const names = sizes.map((_, i) => `${x.name}/block:${axis}.${i}`)
   return g.values.has(names[0]!) ? names.map((name) => GraphOf.value(g, name)) : Op.Split(g, x, sizes, axis, names)
 }
 

@@ -80,7 +80,10 @@ export const backward = (
 
   const trainable = new Set(parameters.filter(isFloat).map((parameter) => parameter.name))
   for (const node of forward) {
-    if (!Graph.reads(node).some((name) => trainable.has(name))) continue
+    // A fragment may read a parameter through nodes of the graph around this one; its stated derivative knows.
+    const stated = node.outputs.flatMap((name) => graph.derivatives.get(name)?.inputs ?? [])
+    const read = [...Graph.reads(node), ...stated.map(({ name }) => name)]
+    if (!read.some((name) => trainable.has(name))) continue
     for (const name of node.outputs) if (isFloat(Graph.value(graph, name))) trainable.add(name)
   }
 
