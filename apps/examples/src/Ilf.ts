@@ -20,6 +20,7 @@ import {
   PromptLoss,
   Refinement,
   Selection,
+  type Templates,
   WordRemoval
 } from "@attune/ilf"
 import { Clock, Console, Effect, Option } from "effect"
@@ -64,7 +65,7 @@ const flags = {
 }
 
 const full = { training: [100, 300, 800], test: 400, rankings: 400, ranked: 400, perCell: 50 }
-const quick = { training: [8, 16], test: 12, rankings: 8, ranked: 12, perCell: 1 }
+const quick = { training: [8, 16], test: 12, rankings: 32, ranked: 12, perCell: 1 }
 
 const batchSize = 16
 const refinementsOf = 5
@@ -200,7 +201,8 @@ export const command = Command.make(
         yield* Pretrained.save(learner.model, join(out, name, "model"))
         return learner.model
       })
-      const { questions, selected } = ilf.rounds[0]!
+      const { questions, selected, summary, uncriticised } = ilf.rounds[0]!
+      const untrained = yield* Refinement.draft(reference, desk.prompts, { ...drawing, seed })
       const policies: Array<{ readonly name: string; readonly policy: Policy.PolicyShape }> = []
       for (const count of sizes.training) {
         const among = new Set(desk.prompts.slice(0, count))
@@ -209,8 +211,12 @@ export const command = Command.make(
         )
         const critiques = own.map(({ question }) => question)
         const choices = own.map(({ choice }) => choice)
-        const said = critiques.map(({ critique }) => critique).filter(({ completion }) => completion !== "")
-        const drafts = FineTuning.drafts(said)
+        const drafts = FineTuning.drafts(
+          untrained.slice(0, count).flatMap(([draft], i) => {
+            const completion = draft?.text ?? ""
+            return completion === "" ? [] : [{ prompt: desk.prompts[i]!, completion }]
+          })
+        )
         const shownHow = FineTuning.demonstrations(desk.demonstrations.slice(0, count))
         policies.push(
           { name: `drafts, ${count}`, policy: yield* fineTune(`drafts-${count}`, drafts) },
@@ -223,22 +229,24 @@ export const command = Command.make(
         )
       }
 
-      // 3. The reward model of the paper, from comparisons of what the base model and the trained one say.
+      // 3. The paper's reward models, from comparisons of what the base model and the trained one say; fewer for smaller sizes.
       const answers = yield* Effect.forEach([reference, ilf.policy], (policy) =>
         Refinement.draft(policy, desk.compared, { ...drawing, count: answersOf, seed: seed + 4 })
       )
       const rankings = desk.rank(
         desk.compared.map((_, i) => answers.flatMap((drawn) => drawn[i]!.map(({ text }) => text)))
       )
-      const rewarding = yield* learnerOf(reward.learningRate)
-      const pairs = BinaryReward.examples(reference, rankings, { template: IlfDesk.excellent })
-      yield* BinaryReward.train(rewarding, yield* Effect.fromResult(pairs), {
-        ...reward,
-        seed,
-        ...kept("reward-model")
+      const rewardModelOf = Effect.fnUntraced(function* (count: number) {
+        const learner = yield* learnerOf(reward.learningRate)
+        const compared = rankings.slice(0, Math.ceil((rankings.length * count) / most))
+        const pairs = BinaryReward.examples(reference, compared, { template: IlfDesk.excellent })
+        const name = `reward-model-${count}`
+        yield* BinaryReward.train(learner, yield* Effect.fromResult(pairs), { ...reward, seed, ...kept(name) })
+        yield* Pretrained.save(learner.model, join(out, name, "model"))
+        return BinaryReward.make(learner.model, { template: IlfDesk.excellent })
       })
-      yield* Pretrained.save(rewarding.model, join(out, "reward-model", "model"))
-      const scorer = BinaryReward.make(rewarding.model, { template: IlfDesk.excellent })
+      const scorers = new Map<number, RewardModel.RewardModelShape>()
+      for (const count of sizes.training) scorers.set(count, yield* rewardModelOf(count))
 
       // 4. Who writes the better answers.
       const answering = (policy: Policy.PolicyShape, count: number, seed: number) =>
@@ -247,7 +255,11 @@ export const command = Command.make(
         const drawn = yield* answering(policy, 1, seed + 1)
         return { name, texts: drawn.map(([candidate]) => candidate?.text ?? "") }
       })
-      const best = Effect.fnUntraced(function* (name: string, policy: Policy.PolicyShape) {
+      // Of the same answers, by each reward model.
+      const best = Effect.fnUntraced(function* (
+        policy: Policy.PolicyShape,
+        named: ReadonlyArray<readonly [string, number]>
+      ) {
         const drawn = yield* answering(policy, bestOf, seed + 2)
         const answers = drawn.flatMap((candidates, i) =>
           candidates.map(({ completion, text }) => ({
@@ -255,35 +267,48 @@ export const command = Command.make(
             completion: { ...completion, text }
           }))
         )
-        const rewards = yield* RewardModel.guarded(scorer).score(answers)
-        let at = 0
-        const texts = drawn.map((candidates) => {
-          const own = rewards.subarray(at, at + candidates.length)
-          at += candidates.length
-          return candidates[own.indexOf(Math.max(...own))]?.text ?? ""
-        })
-        return { name: `${name}, best of ${bestOf}`, texts }
+        return yield* Effect.forEach(
+          named,
+          Effect.fnUntraced(function* ([name, count]) {
+            const rewards = yield* RewardModel.guarded(scorers.get(count)!).score(answers)
+            let at = 0
+            const texts = drawn.map((candidates) => {
+              const own = rewards.subarray(at, at + candidates.length)
+              at += candidates.length
+              return candidates[own.indexOf(Math.max(...own))]?.text ?? ""
+            })
+            return { name, texts }
+          })
+        )
       })
       const top = { name: `ILF, ${most}`, policy: ilf.policy }
       const twice = `ILF, 2 rounds of ${half}`
+      const bestBase = (count: number) => `best of ${bestOf}, ${count}`
+      const bestIlf = (count: number) => `ILF + best of ${bestOf}, ${count}`
       const answered = [
         yield* once("base", reference),
-        yield* best("base", reference),
+        ...(yield* best(
+          reference,
+          sizes.training.map((count) => [bestBase(count), count])
+        )),
         ...(yield* Effect.forEach(policies, ({ name, policy }) => once(name, policy))),
-        yield* once(twice, iterated.policy),
-        yield* best(top.name, top.policy)
+        ...(yield* Effect.forEach(sizes.training, (count) =>
+          best(policies.find(({ name }) => name === `ILF, ${count}`)!.policy, [[bestIlf(count), count]])
+        )).flat(),
+        yield* once(twice, iterated.policy)
       ]
       const duels = [
         ...sizes.training.flatMap(
           (count): ReadonlyArray<readonly [string, string]> => [
             [`ILF, ${count}`, `drafts, ${count}`],
             [`ILF, ${count}`, `demonstrations, ${count}`],
-            [`ILF, ${count}`, `base, best of ${bestOf}`]
+            [`ILF, ${count}`, bestBase(count)],
+            [bestIlf(count), `ILF, ${count}`],
+            [bestIlf(count), `demonstrations, ${count}`]
           ]
         ),
         [top.name, "base"],
-        [twice, top.name],
-        [`${top.name}, best of ${bestOf}`, top.name]
+        [twice, top.name]
       ] as const
       const session = yield* IlfScores.session(answered, { prompts: desk.test, gold: desk.gold, duels, shown })
 
@@ -303,7 +328,7 @@ export const command = Command.make(
           })
         }
       ]
-      const byReward = Selection.fromRewardModel(scorer, { name: "reward model" })
+      const byReward = Selection.fromRewardModel(scorers.get(most)!, { name: "reward model" })
       const rankers = yield* Effect.forEach(
         rankedQuestions,
         Effect.fnUntraced(function* ({ questions, task }) {
@@ -319,15 +344,24 @@ export const command = Command.make(
           return yield* IlfScores.rankers(task, questions, scored, { ...desk, seed })
         })
       )
-      const unguided = yield* Refinement.sample(
-        reference,
-        questions.map(({ critique }) => critique),
-        { ...refining, template: IlfDesk.refinement.direct, count: 1, seed: seed + 3 }
-      )
+      const one = Effect.fnUntraced(function* (template: Templates.Template) {
+        const critiques = questions.map(({ critique }) => critique)
+        const drawn = yield* Refinement.sample(reference, critiques, {
+          ...refining,
+          template,
+          count: 1,
+          extra: 0,
+          seed: seed + 3
+        })
+        return drawn.map(([candidate]) => candidate?.text ?? "")
+      })
       const incorporated = yield* IlfScores.incorporated(
-        questions,
-        questions.map(({ refinements }, i) => refinements[selected[i]!.index]!),
-        unguided.map(([candidate]) => candidate?.text ?? ""),
+        questions.map(({ critique }) => critique),
+        {
+          best: questions.map(({ refinements }, i) => refinements[selected[i]!.index]!),
+          one: yield* one(IlfDesk.refinement.template),
+          unguided: yield* one(IlfDesk.refinement.direct)
+        },
         desk.follows
       )
 
@@ -350,6 +384,7 @@ export const command = Command.make(
       for (const line of Comparison.table(told)) yield* Console.log(line)
       const sections = [
         session.sections[0]!,
+        IlfScores.feedback(desk.prompts.length, { summary, uncriticised }),
         incorporated.section,
         ...rankers.map(({ section }) => section),
         removal.section,

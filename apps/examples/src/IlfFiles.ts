@@ -50,6 +50,8 @@ export interface Options {
 // Of five, the last is not imitated, to see whether the model comes closer to what people made of such drafts.
 const heldOut = 5
 
+const trimmedEnd = (text: string): string => text.trimEnd()
+
 const hasChatTemplate = (tokenizer: Tokenizer.Tokenizer): boolean =>
   Result.isSuccess(tokenizer.applyChatTemplate([{ role: "user", content: "-" }], { addGenerationPrompt: true }))
 
@@ -135,7 +137,8 @@ export const imitate = Effect.fn("IlfFiles.imitate")(
       { draft: reference, refine: reference, learner },
       {
         prompts: [learned],
-        refinements: { template: forms.refinement, sampling: { maxNewTokens } },
+        // The paper's post-processing is for one sentence; answers may be code, or have lines.
+        refinements: { template: forms.refinement, sampling: { maxNewTokens }, postProcess: trimmedEnd },
         samples: refinements,
         examples: chats ? {} : { lead: " " },
         epochs,
@@ -155,7 +158,10 @@ export const imitate = Effect.fn("IlfFiles.imitate")(
       Effect.fromResult(
         Sft.examples(
           tokenizer,
-          of.map(({ completion, prompt }) => ({ prompt, completion: lead + completion.trimStart() }))
+          of.map(({ completion, prompt }) => ({
+            prompt,
+            completion: /^\s/.test(completion) ? completion : lead + completion
+          }))
         )
       )
     const imitated = round!.questions.flatMap(({ critique, refinements }, i) => {

@@ -6,7 +6,7 @@
  */
 import type { Critique, Prompt } from "@attune/core"
 import { type Report, Sample, Score, WinRate } from "@attune/eval"
-import { Selection, type WordRemoval } from "@attune/ilf"
+import { type Ilf, Selection, WordRemoval } from "@attune/ilf"
 import { Effect, Result } from "effect"
 import * as ItemScores from "./ItemScores.ts"
 
@@ -236,8 +236,34 @@ export const rankers = Effect.fn("IlfScores.rankers")(function* (
 })
 
 /**
- * How often refinements do what the critique asks for: of several the one that a selector picked and one at random, and one
- * that was written without the critique; and what the critique gains.
+ * What became of the prompts of a round, in a table.
+ *
+ * @category formatting
+ * @since 0.1.0
+ */
+export const feedback = (
+  prompts: number,
+  { summary, uncriticised }: Pick<Ilf.Round, "summary" | "uncriticised">
+): Report.Section => ({
+  title: "Feedback",
+  blocks: [
+    {
+      _tag: "Table",
+      columns: [
+        "prompts",
+        "drafts without a fault",
+        "critiques with refinements",
+        "all refinements alike",
+        "tied scores"
+      ],
+      rows: [[prompts, uncriticised, summary.chosen, summary.identical, summary.tied].map((count) => ({ count }))]
+    }
+  ]
+})
+
+/**
+ * How often refinements do what the critique asks for: the one that a selector picked of several, one that was written with the
+ * critique and one without, both drawn alike; and what the critique gains.
  *
  * Source: the share of summaries that incorporate the most important point of feedback, Scheurer et al. 2023,
  * arXiv:2303.16755.
@@ -246,41 +272,37 @@ export const rankers = Effect.fn("IlfScores.rankers")(function* (
  * @since 0.1.0
  */
 export const incorporated = Effect.fn("IlfScores.incorporated")(function* (
-  questions: ReadonlyArray<Selection.Question>,
-  chosen: ReadonlyArray<string>,
-  unguided: ReadonlyArray<string>,
+  critiques: ReadonlyArray<Critique.Critique>,
+  refined: Readonly<Record<"best" | "one" | "unguided", ReadonlyArray<string>>>,
   follows: (critique: Critique.Critique, refinement: string) => boolean
 ) {
-  const share = { task: "refinements, with the critique shown or not", unit: "share", higherIsBetter: true }
-  const mean = (values: ReadonlyArray<number>) => values.reduce((a, b) => a + b, 0) / values.length
-  const guided = questions.map(({ critique, refinements }) =>
-    mean(refinements.map((text) => Number(follows(critique, text))))
-  )
-  const without = questions.map(({ critique }, i) => Number(follows(critique, unguided[i]!)))
-  const rates = yield* Effect.forEach(
-    [
-      ["with it, best of several", questions.map(({ critique }, i) => Number(follows(critique, chosen[i]!)))],
-      ["with it, one at random", guided],
-      ["without it", without]
-    ] as const,
-    ([system, values]) =>
-      ItemScores.score({ ...share, system, metric: "most important point incorporated" }, values, Score.share)
-  )
-  const pair = Sample.pair(yield* sampleOf("with the critique", guided), yield* sampleOf("without", without))
+  const metric = "most important point incorporated"
+  const share = { task: "refinements", metric, unit: "share", higherIsBetter: true }
+  const rate = (system: string, texts: ReadonlyArray<string>) =>
+    ItemScores.score(
+      { ...share, system },
+      critiques.map((critique, i) => Number(follows(critique, texts[i]!))),
+      Score.rate
+    )
+  const best = yield* rate("with the critique, best of several", refined.best)
+  const one = yield* rate("with the critique", refined.one)
+  const unguided = yield* rate("without the critique", refined.unguided)
+  const pair = yield* Effect.fromResult(Sample.pair(one.sample, unguided.sample))
   const gain = Score.mean(
-    { ...share, system: "with it", metric: "most important point incorporated, minus without" },
-    Sample.difference(yield* Effect.fromResult(pair))
+    { ...share, system: "with the critique", metric: `${metric}, minus without` },
+    Sample.difference(pair)
   )
+  const scores = [best, one, unguided, gain]
   const section: Report.Section = {
     title: "What a critique is worth to the refiner",
     text: "Shares of refinements that do what the critique asks for, keep every fact and bring in no new fault.",
-    blocks: [{ _tag: "Scores", scores: [...rates, gain] }]
+    blocks: [{ _tag: "Scores", scores }]
   }
-  return { scores: [...rates, gain], section }
+  return { scores, section }
 })
 
 /**
- * Exact matches in word removal.
+ * Exact matches in word removal, overall and by the numbers of things.
  *
  * @category running
  * @since 0.1.0
@@ -298,8 +320,22 @@ export const wordRemoval = Effect.fn("IlfScores.wordRemoval")(function* (
   )
   const section: Report.Section = {
     title: "Word removal",
-    text: "A task that neither model was trained for: take one to three of up to ten things out of a sentence.",
-    blocks: [{ _tag: "Scores", scores }]
+    text:
+      "A task that neither model was trained for: take one to three of up to ten things out of a sentence. What does not fit " +
+      "a model's context cannot be right.",
+    blocks: [
+      { _tag: "Scores", scores },
+      {
+        _tag: "Table",
+        columns: ["things", "things to remove", ...results.map(({ system }) => `${system}: right`), "of"],
+        rows: WordRemoval.byCell(results[0]!.scored).map(({ items, k, m }, cell) => [
+          String(k),
+          String(m),
+          ...results.map(({ scored }) => ({ count: WordRemoval.byCell(scored)[cell]!.correct })),
+          { count: items }
+        ])
+      }
+    ]
   }
   return { scores, section }
 })

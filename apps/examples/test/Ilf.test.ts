@@ -42,7 +42,7 @@ describe("on the help desk", () => {
         const out = fresh()
         const shown = yield* example("ilf", "--model", model, "--quick", "--quiet", "--out", out)
         assert.strictEqual(shown.code, 0, shown.err)
-        for (const stage of ["ilf-16", "ilf-iterated", "ilf-8", "drafts-8", "demonstrations-16", "reward-model"]) {
+        for (const stage of ["ilf-16", "ilf-iterated", "ilf-8", "drafts-8", "demonstrations-16", "reward-model-8"]) {
           assert.isTrue(existsSync(join(out, stage, "model", "model.safetensors")), stage)
         }
         assert.isTrue(existsSync(join(out, "report.html")))
@@ -50,10 +50,12 @@ describe("on the help desk", () => {
         const systems = (metric: string) => found.flatMap((of) => (of.metric === metric ? [of.system] : []))
         assert.deepStrictEqual(systems("gold score"), [
           "base",
-          "base, best of 8",
+          "best of 8, 8",
+          "best of 8, 16",
           ...[8, 16].flatMap((n) => [`drafts, ${n}`, `demonstrations, ${n}`, `ILF, ${n}`]),
-          "ILF, 2 rounds of 8",
-          "ILF, 16, best of 8"
+          "ILF + best of 8, 8",
+          "ILF + best of 8, 16",
+          "ILF, 2 rounds of 8"
         ])
         assert.deepStrictEqual(systems("exact match"), ["base", "ILF, 16"])
         assert.lengthOf(systems("most important point incorporated"), 3)
@@ -93,6 +95,30 @@ describe("from a file of critiques", () => {
       assert.strictEqual(again.code, 0, again.err)
       assert.strictEqual(readFileSync(join(out, "ilf", "feedback.jsonl"), "utf8"), journal)
       assert.isTrue(readFileSync(join(out, "ilf", "model", "model.safetensors")).equals(weights))
+    })
+  )
+
+  it.live("takes the records of ILF for code, lines and indentation and all", () =>
+    Effect.gen(function* () {
+      const out = fresh()
+      const records = words.map((word) => ({
+        prompt: `def ${word}(x):\n`,
+        original_model_completion: `def ${word}(x):\n    return x.\n`,
+        Feedback: "Return one more.",
+        completion: `    y = x + 1\n    return y\n`
+      }))
+      const given = ["--model", model, "--critiques", file("c.jsonl", jsonLines(records)), ...small]
+      const shown = yield* example("ilf", ...given, "--out", out)
+      assert.strictEqual(shown.code, 0, shown.err)
+      const entries = readFileSync(join(out, "ilf", "feedback.jsonl"), "utf8")
+        .trimEnd()
+        .split("\n")
+      const drawn = entries.flatMap((line) => {
+        const entry = JSON.parse(line) as { candidates?: ReadonlyArray<{ text: string; sampled: string }> }
+        return entry.candidates ?? []
+      })
+      assert.isAbove(drawn.length, 0)
+      for (const { sampled, text } of drawn) assert.strictEqual(text, sampled.trimEnd())
     })
   )
 

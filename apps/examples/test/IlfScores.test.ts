@@ -78,11 +78,12 @@ it.effect("selectors are set against a pick at random, which counts with its exp
 
 it.effect("a critique is worth what refinements with it follow more often than those without", () =>
   Effect.gen(function* () {
-    const questions = [question("p", "ap", "b"), question("q", "a", "b")]
-    const { scores } = yield* IlfScores.incorporated(questions, ["ap", "a"], ["zp", "a"], follows)
+    const critiques = ["p", "q", "r"].map((critique) => question(critique).critique)
+    const refined = { best: ["ap", "bq", "c"], one: ["ap", "b", "cr"], unguided: ["zp", "b", ""] }
+    const { scores } = yield* IlfScores.incorporated(critiques, refined, follows)
     assert.deepStrictEqual(
       scores.map(({ estimate }) => estimate.value),
-      [0.5, 0.25, 0.5, -0.25]
+      [2 / 3, 2 / 3, 1 / 3, 1 / 3]
     )
   })
 )

@@ -135,9 +135,9 @@ export const refinements = (
  * @category constructors
  * @since 0.1.0
  */
-export const drafts = (critiques: ReadonlyArray<Critique.Critique>): Targets =>
+export const drafts = (drafts: ReadonlyArray<Pick<Critique.Critique, "prompt" | "completion">>): Targets =>
   checked(
-    critiques.map(({ completion, prompt }) => single(prompt, completion)),
+    drafts.map(({ completion, prompt }) => single(prompt, completion)),
     "draft"
   )
 
