@@ -62,6 +62,34 @@ describe("products that are summed in blocks", () => {
     })
   )
 
+  it.effect("are cut along both axes of a square weight that both layers read", () =>
+    Effect.gen(function* () {
+      const square = [64, 64]
+      const random = Run.seeded(2)
+      const feeds = {
+        x: Differences.real(random, [4, 64]),
+        weight: Differences.real(random, square, 1 / 8),
+        bias: Differences.real(random, [64]),
+        w: Differences.real(random, [4, 64])
+      }
+      const fragment: Differences.Fragment = {
+        trains: { x: ["M", 64], weight: square, bias: [64] },
+        build: (g, of) => {
+          const rows = Linear.linear(g, of("x"), of("weight"))
+          return Op.Mul(g, rows, Linear.conv1d(g, of("x"), of("weight"), of("bias")))
+        }
+      }
+      const blocked = Differences.differentiated({ ...fragment, products: "blocks" }, true)
+      const cuts = blocked.nodes.filter(({ op }) => op === "Split").map(({ inputs }) => inputs[0])
+      assert.deepStrictEqual(cuts, ["weight", "x", "weight"])
+      const expected = yield* Run.once(Differences.differentiated(fragment, false), feeds)
+      const found = yield* Run.once(blocked, feeds)
+      for (const name of ["y", "dx", "dweight", "dbias"]) {
+        Run.close(Run.numbers(found[name]), Run.numbers(expected[name]), name, { absolute: 1e-5, relative: 1e-5 })
+      }
+    })
+  )
+
   it.effect("are rounded less than whole ones", () =>
     Effect.gen(function* () {
       const [m, k, n] = [32, 128, 64]

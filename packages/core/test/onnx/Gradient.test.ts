@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Option, Result } from "effect"
+import * as Linear from "../../src/nn/Linear.ts"
 import * as Gradient from "../../src/onnx/Gradient.ts"
 import { gradientRules } from "../../src/onnx/GradientRules.ts"
 import * as Graph from "../../src/onnx/Graph.ts"
@@ -401,6 +402,32 @@ describe("Graph.derive", () => {
       const found = yield* Run.once(g, { x: Tensor.float32([2, -1]) })
       // 100 by the fragment, 3 x² by the table
       assert.deepStrictEqual(gradient(found, "x"), [112, 103])
+    })
+  )
+
+  it.effect("reaches a parameter that the fragment reads through nodes of the graph around", () =>
+    Effect.gen(function* () {
+      // Σ x Wᵀ in the body of a loop, of blocks that are cut outside of it; no other input trains.
+      const [m, width] = [2, 44]
+      const outer = Graph.make("outer", undefined, { products: "blocks" })
+      const [x, weight] = [input(outer, "x", m, width), input(outer, "weight", 3, width)]
+      const body = Graph.make("body", outer)
+      Graph.input(body, "i", "int64", [])
+      const on = Graph.input(body, "on", "bool", [])
+      const sofar = Graph.input(body, "sofar", "float32", weight.shape)
+      const loss = Op.sumAll(body, Linear.linear(body, x, weight))
+      const gradients = Result.getOrThrow(Gradient.backward(body, loss, [weight]))
+      assert.deepStrictEqual([...gradients.keys()], ["weight"])
+      Graph.output(body, "on_out", on)
+      Graph.output(body, "sofar_out", Op.Add(body, sofar, gradients.get("weight")!))
+      const zeros = Op.ConstantOfShape(outer, weight.shape)
+      Graph.output(outer, "dweight", Op.Loop(outer, Graph.int(outer, 2), [zeros], Graph.prune(body))[0]!)
+      assert.deepStrictEqual(Graph.check(Graph.prune(outer)), [])
+      const rows = Array.from({ length: m * width }, (_, i) => i)
+      const found = yield* Run.once(outer, { x: Tensor.float32(rows, [m, width]), weight: Tensor.zeros([3, width]) })
+      // Two steps, each with the sum of the two rows for every row of the weight: 2 (j + (44 + j)).
+      const row = rows.slice(0, width).map((j) => 2 * (2 * j + width))
+      assert.deepStrictEqual(gradient(found, "weight"), [...row, ...row, ...row])
     })
   )
 

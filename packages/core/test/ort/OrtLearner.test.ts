@@ -571,6 +571,27 @@ describe("refuses, naming step and example", () => {
 })
 
 describe("parameters", () => {
+  for (const name of ["model.layers.1.mlp.down_proj.weight", "lm_head.weight"]) {
+    it.effect(`that alone are trained learn the same in micro-batches: ${name}`, () =>
+      Effect.gen(function* () {
+        // A smaller epsilon would turn the last bits of a gradient near zero into a step of another sign.
+        const adamW = Optimizer.adamW({ learningRate: 1e-3, epsilon: 1e-4 })
+        const trains = (parameter: string) => parameter === name
+        const start = Tiny.weightsOf(larger).get(name)!.data
+        const [whole, parts] = yield* Effect.forEach([1, 2], (accumulate) =>
+          trained(larger, { optimizer: adamW, trains, accumulate }, largerBatches)
+        )
+        const weight = ({ tensors }: LearnerState) => tensors["weights"]!.get(name)!.data
+        const moved = frobenius(weight(whole!.state), start)
+        assert.isAbove(moved / frobenius(start), 1e-3)
+        assert.isAtMost(frobenius(weight(parts!.state), weight(whole!.state)) / moved, 1e-5)
+        for (const [i, { loss }] of parts!.metrics.entries()) {
+          assert.closeTo(loss! / whole!.metrics[i]!["loss"]!, 1, 1e-6)
+        }
+      }).pipe(Effect.provide(oneThread))
+    )
+  }
+
   it.effect("that are not trained keep their bits, and the others learn", () =>
     Effect.gen(function* () {
       const start = Tiny.weightsOf(decoders.gpt2)

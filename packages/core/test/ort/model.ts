@@ -50,6 +50,22 @@ export const pretrained = (decoder: Decoder, seed = 1, padId?: number): Pretrain
 export const llama = (seed = 1, padId?: number): Pretrained =>
   pretrained(Tiny.llama({ max_position_embeddings: 96 }), seed, padId)
 
+/** Wide enough for the products of a graph that samples to be summed in blocks. */
+export const wide = (seed = 1): Pretrained => {
+  const model = pretrained(Tiny.llama({ hidden_size: 64, intermediate_size: 128, max_position_embeddings: 96 }), seed)
+  // Eight times as many terms as in the other models: kept to results as large as theirs, or rounding grows with them.
+  const scaled = ({ data, shape }: Tensor.Tensor<"float32">) =>
+    Tensor.float32(
+      data.map((value) => value / Math.sqrt(8)),
+      shape
+    )
+  const weights = Array.from(model.weights, ([name, tensor]) => {
+    const multiplies = tensor.shape.length === 2 && !name.includes("embed")
+    return [name, multiplies ? scaled(tensor) : tensor] as const
+  })
+  return { ...model, weights: new Map(weights) }
+}
+
 export const gpt2 = (seed = 1): Pretrained => pretrained(Tiny.gpt2({ n_positions: 96 }), seed)
 
 export interface Fixture {
