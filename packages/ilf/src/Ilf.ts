@@ -46,8 +46,8 @@ export class IlfError extends Schema.TaggedError<IlfError>()("IlfError", {
  *
  * **Details**
  *
- * They may be one model or several: in the paper, drafts and refinements are those of an instructed model, and another one is
- * trained. Where `draft` is the learner's own policy, later rounds draft with what it has learned.
+ * They may be one model or several: in the paper, drafts and refinements are those of an instructed model, and another
+ * one is trained. Where `draft` is the learner's own policy, later rounds draft with what it has learned.
  *
  * @category models
  * @since 0.1.0
@@ -61,8 +61,8 @@ export interface Roles {
 type Drawing<O extends Refinement.Options> = Omit<O, "count" | "items" | "round" | "seed">
 
 /**
- * What a round begins with: a prompt, of which a draft and a critique are asked, or a draft with its critique, which somebody
- * gave already.
+ * What a round begins with: a prompt, of which a draft and a critique are asked, or a draft with its critique, which
+ * somebody gave already.
  *
  * @category models
  * @since 0.1.0
@@ -74,12 +74,15 @@ export type Start = Prompt.Content | Critique.Critique
  *
  * **Details**
  *
- * `prompts`: those of each round, or critiques; there are as many rounds as lists. `drafts`, `refinements`, `samples`: how
- * they are drawn, and how many refinements, default 5. `beta`, `least`: as of `Selection.select`; `importance`: weigh by the full importance ratio
- * instead of the paper's simplification. `examples`, `epochs`, `batchSize` (in prompts): of fine-tuning. `between`: after the
- * first round, `retrain` (default) the weights of the beginning on all rounds, or `continue` with the last ones on the
- * latest round alone; the optimizer begins anew in both. `directory` keeps everything: `feedback.jsonl` (see `RoundJournal`)
- * and a run of fine-tuning in `round-1`, `round-2`, ...; `resume` goes on where it stopped.
+ * `prompts`: those of each round, or critiques; there are as many rounds as lists. `drafts`, `refinements`, `samples`:
+ * how they are drawn, and how many refinements, default 5. `beta`, `least`: as of `Selection.select`. `importance`:
+ * weigh by the full importance ratio instead of the paper's simplification; it takes a finite `beta`. Repeats are drawn
+ * again, so that candidates are draws of the proposal only with `refinements: { extra: 0 }`.
+ *
+ * `examples`, `epochs`, `batchSize` (in prompts): of fine-tuning. `between`: after the first round, `retrain` (default)
+ * the weights of the beginning on all rounds, or `continue` with the last ones on the latest round alone; the optimizer
+ * begins anew in both. `directory` keeps everything: `feedback.jsonl` (see `RoundJournal`) and a run of fine-tuning in
+ * `round-1`, `round-2`, ...; `resume` goes on where it stopped.
  *
  * @category models
  * @since 0.1.0
@@ -98,8 +101,14 @@ export interface Options extends Run.KeepOptions, Pick<Selection.SelectOptions, 
 }
 
 /**
- * What became of a round: `questions`, critiques with their refinements; `selected`, what was chosen for each; `summary`;
- * `uncriticised`, drafts of which the critic had nothing to say; `steps`, what fine-tuning reported in this process.
+ * What became of a round: `questions`, critiques with their refinements; `selected`, what was chosen for each;
+ * `summary`; `steps`, what fine-tuning reported in this process; and how many items were left out before the selection.
+ *
+ * **Details**
+ *
+ * `undrafted`: prompts that left no room for a draft. `uncriticised`: drafts of which the critic had nothing to say.
+ * `unrefined`: critiques that were skipped, or of which all refinements are empty. What a round begins with is counted
+ * once: `starts = undrafted + uncriticised + unrefined + questions`.
  *
  * @category models
  * @since 0.1.0
@@ -108,7 +117,9 @@ export interface Round {
   readonly questions: ReadonlyArray<Selection.Question>
   readonly selected: ReadonlyArray<Selection.Selected | undefined>
   readonly summary: Selection.Summary
+  readonly undrafted: number
   readonly uncriticised: number
+  readonly unrefined: number
   readonly steps: ReadonlyArray<Learner.StepMetrics>
 }
 
@@ -125,7 +136,7 @@ type Failure =
   | RunLog.RunLogError
   | Checkpoint.CheckpointError
 
-// Drafts, refinements and scores that one call of a model gives, and the most that a crash can cost.
+// Items of a call that drafts, refines or scores: kept together when it is over.
 const atOnce = 64
 
 /**
@@ -133,12 +144,17 @@ const atOnce = 64
  *
  * **Details**
  *
- * With a directory, nothing that a sampler, a critic or a judge gave is asked for again after an interruption, a failure or a
- * kill, apart from the call that was under way, and a resumed run ends with the same weights, bit for bit: prompts, models,
- * settings and seed must be those that it began with (functions among the settings are not compared). The learner must be new: its weights are those that `retrain` returns to.
+ * With a directory, an answer that is in it is never asked for again. Answers are kept call by call: a call has one
+ * critique, or the drafts, the refinements or the scores of up to 64 items; all refinements of these take the sampler
+ * several calls. An interruption, a failure or a kill costs what the calls under way had.
  *
- * A draft that the critic has nothing to say about (`FeedbackSourceError` with `nothing`) is left out, as is one whose
- * refinements are all empty; `IlfError` where a round has none left.
+ * A resumed run ends with the same weights, bit for bit, if it is given what it began with, and is refused where that
+ * is seen to differ. Models, critic and selector are known by their names only, so that one that changed needs another
+ * name (InstructRM with other prompts, for instance), and functions among the settings are not compared.
+ *
+ * The learner must be new: its weights are those that `retrain` returns to. `RefinementError.item` and
+ * `SelectorError.question` are places in the round's list of `prompts`. What was left out is counted in {@link Round};
+ * `IlfError` where a round has nothing left. Throws `RangeError` for `importance` without a finite `beta`.
  *
  * @category running
  * @since 0.1.0
@@ -150,6 +166,10 @@ export const train: (
   "Ilf.train"
 )(function* (roles, options) {
   const { batchSize = 16, between = "retrain", directory, epochs = 1, resume = false, seed = 0 } = options
+  const { beta = Number.POSITIVE_INFINITY, importance = false } = options
+  if (importance && beta === Number.POSITIVE_INFINITY) {
+    throw new RangeError("importance changes nothing where the best refinement takes all; give a finite beta")
+  }
   const { learner } = roles
   const beginning = yield* learner.state
   if (beginning.step !== 0) {
@@ -161,10 +181,12 @@ export const train: (
   const learned: Array<FineTuning.Target> = []
   for (const [round, prompts] of options.prompts.entries()) {
     const feedback = yield* feedbackOf(roles, round, prompts, journal, options)
-    const { questions, selected } = feedback
+    const { questions, selected, summary, undrafted, uncriticised, unrefined } = feedback
     const targets = yield* Effect.fromResult(FineTuning.refinements(questions, selected))
     if (targets.length === 0) {
-      const reason = `of ${prompts.length} prompts none has a critique and a refinement that was selected`
+      const reason =
+        `of ${prompts.length} prompts none has a critique and a refinement that was selected: ${undrafted} undrafted ` +
+        `(no room), ${uncriticised} uncriticised, ${unrefined} unrefined, ${summary.dropped} dropped (below least)`
       return yield* new IlfError({ round, reason })
     }
     learned.push(...targets)
@@ -183,6 +205,19 @@ export const train: (
 })
 
 const isPrompt = (start: Start): start is Prompt.Content => typeof start === "string" || Array.isArray(start)
+
+// What a selector says about one of some questions, about the place of that question.
+const at = (places: ReadonlyArray<number>) => (error: Selection.SelectorError) => {
+  const { cause, question, reason, refinement, selector } = error
+  if (question === undefined) return error
+  return new Selection.SelectorError({
+    selector,
+    reason,
+    question: places[question] ?? question,
+    ...(refinement === undefined ? {} : { refinement }),
+    ...(cause === undefined ? {} : { cause })
+  })
+}
 
 // Draft, critique, refine, select.
 const feedbackOf = Effect.fnUntraced(function* (
@@ -281,9 +316,12 @@ const feedbackOf = Effect.fnUntraced(function* (
           questions.map((question, i) => ({ item: answered[i]!.item, on: [JSON.stringify(question)] })),
           { ...ask, by: selector.name },
           (places) =>
-            Effect.map(Selection.guarded(selector).score(places.map((i) => questions[i]!)), (rows) =>
-              rows.map((scores) => ({ scores: Array.from(scores) }))
-            )
+            Selection.guarded(selector)
+              .score(places.map((i) => questions[i]!))
+              .pipe(
+                Effect.map((rows) => rows.map((scores) => ({ scores: Array.from(scores) }))),
+                Effect.mapError(at(places))
+              )
         )
         .pipe(
           Effect.map((rows) => rows.map(({ scores }) => Float64Array.from(scores))),
@@ -299,6 +337,13 @@ const feedbackOf = Effect.fnUntraced(function* (
     ...(beta === undefined ? {} : { beta }),
     ...(least === undefined ? {} : { least }),
     ...(logq === undefined ? {} : { logq })
-  })
-  return { questions, selected, summary, uncriticised: attempts.length - heard.length }
+  }).pipe(Effect.mapError(at(answered.map(({ item }) => item))))
+  return {
+    questions,
+    selected,
+    summary,
+    undrafted: asked.length - attempts.length,
+    uncriticised: attempts.length - heard.length,
+    unrefined: criticised.length - answered.length
+  }
 })

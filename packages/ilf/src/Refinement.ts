@@ -20,7 +20,8 @@ import * as PostProcessing from "./PostProcessing.ts"
 import * as Templates from "./Templates.ts"
 
 /**
- * Reports an item that the policy cannot be asked about. `item` is its place among those given.
+ * Reports an item that the policy cannot be asked about. `item`: its number, of {@link Options}, or else its place among
+ * those given.
  *
  * @category errors
  * @since 0.1.0
@@ -73,7 +74,7 @@ export interface Options {
   readonly seed?: number | undefined
   /** Round of the run, from 0; default 0. */
   readonly round?: number | undefined
-  /** Numbers of the items in the whole run, by which they are seeded; default their places. */
+  /** Numbers of the items in the whole run, by which they are seeded, and named in errors; default their places. */
   readonly items?: ReadonlyArray<number> | undefined
   /** A prompt that leaves no room for the answer in the policy's context: fails (default), or gets no answers. */
   readonly tooLong?: "fail" | "skip" | undefined
@@ -154,6 +155,8 @@ const sorted = <C extends { readonly text: string }>(
 interface Item {
   /** Place among the items given. */
   readonly place: number
+  /** In the whole run. */
+  readonly number: number
   readonly prompt: Prompt.Prompt
   readonly drawn: Array<Candidate>
 }
@@ -221,14 +224,15 @@ const prepare = Effect.fnUntraced(function* (
   policy: Policy.PolicyShape,
   { contents, label }: Task,
   maxNewTokens: number,
-  skip: boolean
+  { items: numbers, tooLong }: Options
 ): Effect.fn.Return<ReadonlyArray<Item>, RefinementError> {
   const items: Array<Item> = []
   for (const [place, content] of contents.entries()) {
     if (place % 16 === 15) yield* Effect.yieldNow // tokenizing takes its time
-    const made = Result.flatMap(content, (content) => read(policy, content, maxNewTokens, skip))
-    if (Result.isSuccess(made)) items.push({ place, prompt: made.success, drawn: [] })
-    else if (!made.failure.skip) return yield* failure(policy, place, made.failure.reason, made.failure.cause)
+    const made = Result.flatMap(content, (content) => read(policy, content, maxNewTokens, tooLong === "skip"))
+    const number = numbers?.[place] ?? place
+    if (Result.isSuccess(made)) items.push({ place, number, prompt: made.success, drawn: [] })
+    else if (!made.failure.skip) return yield* failure(policy, number, made.failure.reason, made.failure.cause)
   }
   const skipped = contents.length - items.length
   if (skipped > 0) yield* Effect.logWarning(`${label}: ${skipped} of ${contents.length} items skipped`)
@@ -253,7 +257,7 @@ const draw = Effect.fnUntraced(function* (
   }
   atLeast("batchSize", sampling.batchSize, 1)
   atLeast("maxNewTokens", sampling.maxNewTokens, 1)
-  const items = yield* prepare(policy, task, sampling.maxNewTokens, options.tooLong === "skip")
+  const items = yield* prepare(policy, task, sampling.maxNewTokens, options)
 
   const candidate = (item: Item, completion: Completion.Completion, rowSeed: number) =>
     Effect.try({
@@ -262,7 +266,7 @@ const draw = Effect.fnUntraced(function* (
         const logprob = completion.logprobs.reduce((sum, logprob) => sum + logprob, 0)
         return { text: postProcess(written), completion, seed: rowSeed, logprob }
       },
-      catch: (cause) => failure(policy, item.place, `postProcess failed: ${cause}; correct the function`, cause)
+      catch: (cause) => failure(policy, item.number, `postProcess failed: ${cause}; correct the function`, cause)
     })
 
   // What an item is given depends on its own samples alone.
@@ -273,8 +277,7 @@ const draw = Effect.fnUntraced(function* (
   const wave = () =>
     items.flatMap((item) =>
       Array.from({ length: missing(item) }, (_, n) => {
-        const number = options.items?.[item.place] ?? item.place
-        return { item, rowSeed: rowSeed({ seed, round, item: number, attempt: attempt(item.drawn.length + n) }) }
+        return { item, rowSeed: rowSeed({ seed, round, item: item.number, attempt: attempt(item.drawn.length + n) }) }
       })
     )
   const progress = yield* Progress.start({ label, total: items.length * count })

@@ -1,10 +1,11 @@
 /**
- * What a run drew, was told and judged, kept as soon as it is there: drafts, critiques, refinements and scores are neither made
- * twice nor lost when the program ends, and each says who made it, in which round and with which seed.
+ * What a run drew, was told and judged, kept as soon as it is there: drafts, critiques, refinements and scores are
+ * neither made twice nor lost when the program ends, and each says who made it, in which round and with which seed.
  *
  *     {"kind":"critique","round":0,"item":3,"of":"5f0c...","by":"the scripted labeller","critique":"Name the product."}
  *
- * `of` is the digest of what was asked, so that an answer is only used again for the very same question.
+ * `of` is the digest of what was asked and of the name of who was, so that an answer is only used again for the very
+ * same question.
  *
  * @since 0.1.0
  */
@@ -19,9 +20,9 @@ const made = { round: Schema.Int, item: Schema.Int, of: Schema.String, by: Schem
  *
  * **Details**
  *
- * A `draft` without `text` had no room in the context; a `critique` without one is of a draft that needs none. `logprob` is that
- * of the distribution sampled from, in nats; `seed` that of the row. `scores` are those of the texts that are not empty, in
- * the order of the candidates.
+ * A `draft` without `text` had no room in the context; a `critique` without one is of a draft that needs none.
+ * `logprob` is that of the distribution sampled from, in nats; `seed` that of the row. `scores` are those of the texts
+ * that are not empty, in the order of the candidates.
  *
  * @category schemas
  * @since 0.1.0
@@ -106,8 +107,9 @@ export interface Asking {
 }
 
 /**
- * An open journal of a run. `answers`: the bodies for all questions, in their order; `make` is called for those calls that
- * lack any, with the places of their questions.
+ * An open journal of a run. `answers`: the bodies for all questions, in their order; `make` is called for those calls
+ * that lack any, with the places of their questions. Progress is one bar for all of them, and none where nothing is
+ * asked.
  *
  * @category models
  * @since 0.1.0
@@ -122,8 +124,8 @@ export interface RoundJournal {
 }
 
 /**
- * Opens the journal at `path`; without one, nothing outlives the program. Fails where the file holds a run that is not to be
- * resumed: what people said is never removed.
+ * Opens the journal at `path`; without one, nothing outlives the program. Fails where the file holds a run that is not
+ * to be resumed: what people said is never removed.
  *
  * @category constructors
  * @since 0.1.0

@@ -1,7 +1,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { FeedbackSource, type Prompt } from "@attune/core"
+import { FeedbackSource, Progress, type Prompt } from "@attune/core"
 import { afterAll, assert, describe, it } from "@effect/vitest"
 import { Effect, Layer } from "effect"
 import * as FineTuning from "../src/FineTuning.ts"
@@ -41,9 +41,9 @@ const sevens = Selection.fromFunction("sevens", (_critique, refinement) => (refi
 
 const run = Effect.fnUntraced(function* (
   options: Partial<Ilf.Options> = {},
-  { source = critic().source, selector = sevens } = {}
+  { source = critic().source, selector = sevens, refine = refiner() } = {}
 ) {
-  const roles = { draft: drafter(), refine: refiner(), learner: yield* learnerOf(0.05) }
+  const roles = { draft: drafter(), refine, learner: yield* learnerOf(0.05) }
   const trained = Ilf.train(roles, { prompts: rounds, epochs: 2, batchSize: 2, seed: 3, ...options }).pipe(
     Effect.provide(
       Layer.merge(Layer.succeed(FeedbackSource.FeedbackSource, source), Layer.succeed(Selection.Selector, selector))
@@ -157,7 +157,135 @@ describe("a run", () => {
         )
         const nothing = yield* run({}, { source: pleased(() => true) })
         const error = yield* Effect.flip(nothing.trained)
-        assert.match(error.message, /^ILF, round 0: of 3 prompts none has a critique/)
+        assert.match(error.message, /^ILF, round 0: of 3 prompts none has a critique.* 0 undrafted .* 3 uncriticised/)
+      })
+    )
+  )
+
+  it.effect("counts what is left out on the way, each once", () =>
+    test(
+      Effect.gen(function* () {
+        const long = "1 ".repeat(500)
+        const given = (prompt: string, critique: string) => ({ prompt, completion: `${prompt} 6`, critique })
+        const left = [long, `${long}1`, long, "2", "3", given("4", ""), given(long, "No 6."), "5", given("7", "No 6.")]
+        const others: Partial<Ilf.Options> = {
+          drafts: { tooLong: "skip" },
+          refinements: { tooLong: "skip", emptyCritique: "skip" },
+          least: 1
+        }
+        const by = {
+          // Nothing to say about 2 and 3, no refinement of 5 that says something, and none of 7 that is good enough.
+          source: FeedbackSource.fromLabeller("pleased", {
+            critique: ({ completion }) => (/^[23]/.test(completion) ? undefined : "No 9.")
+          }),
+          refine: scripted.make((prompt) => (prompt.includes("Text: 5") ? " " : "8")),
+          selector: Selection.fromFunction("not 7", ({ prompt }) => (prompt === "7" ? 0 : 1))
+        }
+        const { trained } = yield* run({ ...others, prompts: [[...left, "1"]] }, by)
+        const [report] = yield* trained
+        const { questions, summary, undrafted, uncriticised, unrefined } = report!
+        assert.deepStrictEqual(
+          { undrafted, uncriticised, unrefined, questions: questions.length, dropped: summary.dropped },
+          { undrafted: 3, uncriticised: 2, unrefined: 3, questions: 2, dropped: 1 }
+        )
+        const nothing = yield* run({ ...others, prompts: [left] }, by)
+        assert.match(
+          (yield* Effect.flip(nothing.trained)).message,
+          /of 9 prompts none .*: 3 undrafted .*, 2 uncriticised, 3 unrefined, 1 dropped/
+        )
+      })
+    )
+  )
+
+  it.effect("names an item by its place in the round, whatever the call of 64 and what was left out before it", () =>
+    test(
+      Effect.gen(function* () {
+        const given = (i: number) => ({ prompt: `${i}`, completion: `${i} 6`, critique: "No 6." })
+        // Every third start is a critique that was given; the critic has nothing to say about every seventh prompt.
+        const starts = Array.from({ length: 150 }, (_, i) => (i % 3 === 0 ? given(i) : `${i}`))
+        const source = FeedbackSource.fromLabeller("pleased", {
+          critique: ({ prompt }) => (Number(prompt) % 7 === 0 ? undefined : "No 9.")
+        })
+        const failing = Effect.fnUntraced(function* (
+          options: Partial<Ilf.Options>,
+          by: Parameters<typeof run>[1] = {}
+        ) {
+          const { trained } = yield* run({ prompts: [starts], samples: 1, ...options }, { source, ...by })
+          return yield* Effect.flip(trained)
+        })
+        const long = "1 ".repeat(500)
+        const undrafted = yield* failing({ prompts: [starts.map((start, i) => (i === 142 ? long : start))] })
+        assert.match(undrafted.message, /^item 142 for scripted: its prompt has 1000 tokens/)
+        const empty = starts.map((start, i) => (i === 141 ? { ...given(141), critique: "" } : start))
+        assert.match((yield* failing({ prompts: [empty] })).message, /^item 141 for scripted: its critique is empty/)
+        const postProcess = (text: string) => (text.startsWith("143 ") ? JSON.parse("{") : text)
+        assert.match((yield* failing({ refinements: { postProcess } })).message, /^item 143 .*postProcess failed/)
+        const choosy = Selection.fromFunction("choosy", ({ prompt }) => (prompt === "145" ? Number.NaN : 1))
+        const unscored = yield* failing({}, { selector: choosy })
+        assert.deepInclude(unscored, { _tag: "SelectorError", question: 145, refinement: 0 })
+        assert.match(unscored.message, /^selector choosy: question 145, refinement 0: /)
+      })
+    )
+  )
+
+  it.effect("weighs refinements by a finite beta, by the importance ratio, and not below the least score", () =>
+    test(
+      Effect.gen(function* () {
+        // A character is half a nat: sevens are the likelier ones. Prompt 2 has no seven.
+        const refine = scripted.make((prompt, seed) => {
+          const [, number] = /Text: (\d+)/.exec(prompt)!
+          return seed % 2 === 0 && number !== "2" ? `${number} 7` : `${number} 10 8`
+        })
+        const prompts = [["1", "2", "3"]]
+        const settings = { prompts, samples: 8, refinements: { extra: 0, postProcess: (text: string) => text } }
+        const trained = Effect.fnUntraced(function* (options: Partial<Ilf.Options>) {
+          const { learner, trained, weights } = yield* run({ ...settings, ...options }, { refine })
+          const [report] = yield* trained
+          return { ...report!, learner, learned: yield* weights }
+        })
+        const hard = yield* trained({})
+        for (const [options, logq] of [
+          [{ beta: 1 }, () => 0],
+          [{ beta: 1, importance: true }, (text: string) => -text.length / 2]
+        ] as const) {
+          const { learned, questions, selected } = yield* trained(options)
+          for (const [i, { refinements }] of questions.entries()) {
+            const expected = refinements.map((text) => Math.exp(Number(text.endsWith("7")) - logq(text)))
+            const sum = expected.reduce((total, weight) => total + weight, 0)
+            for (const [r, weight] of selected[i]!.weights.entries()) {
+              assert.closeTo(weight, expected[r]! / sum, 1e-12)
+            }
+          }
+          const once = yield* run({ prompts })
+          const targets = yield* Effect.fromResult(FineTuning.refinements(questions, selected))
+          const examples = yield* Effect.fromResult(FineTuning.examples(numbers, targets))
+          yield* FineTuning.train(once.learner, examples, { epochs: 2, batchSize: 2, seed: 3 })
+          assert.deepStrictEqual(learned, yield* once.weights)
+          assert.notDeepEqual(learned, hard.learned)
+        }
+        const { questions, selected, summary } = yield* trained({ beta: 1, least: 1 })
+        assert.deepStrictEqual([summary.chosen, summary.dropped, selected[1]], [2, 1, undefined])
+        for (const [i, { refinements }] of questions.entries()) {
+          const weights = selected[i]?.weights ?? refinements.map(() => 0)
+          assert.deepStrictEqual(
+            refinements.map((text) => text.endsWith("7")),
+            Array.from(weights, (weight) => weight > 0)
+          )
+        }
+      })
+    )
+  )
+
+  it.effect("refuses the importance ratio where beta leaves it no effect, before anybody is asked", () =>
+    test(
+      Effect.gen(function* () {
+        for (const beta of [undefined, Number.POSITIVE_INFINITY]) {
+          const { draft, trained } = yield* run({ importance: true, beta })
+          const defect = yield* Effect.flip(Effect.catchDefect(trained, Effect.fail))
+          assert.instanceOf(defect, RangeError)
+          assert.match(defect.message, /give a finite beta/)
+          assert.lengthOf(draft.calls, 0)
+        }
       })
     )
   )
@@ -236,6 +364,41 @@ describe("a run that stopped", () => {
         assert.lengthOf([...third.draft.calls, ...third.refine.calls], 0)
         assert.deepStrictEqual(yield* third.weights, yield* whole.weights)
         assert.lengthOf(lines(directory), 20)
+      })
+    )
+  )
+
+  it.effect("shows a bar for each kind and round of which somebody is asked, and none for what is known", () =>
+    test(
+      Effect.gen(function* () {
+        const directory = fresh()
+        const given = { prompt: "6", completion: "6 6", critique: "No 6." }
+        const prompts = [[...rounds[0]!, given], [given]]
+        const shown = Effect.fnUntraced(function* (source = critic().source) {
+          const bars: Array<string> = []
+          const { trained } = yield* run({ directory, prompts, resume: true }, { source })
+          yield* trained.pipe(
+            Effect.ignore,
+            Effect.provideService(Progress.Progress, {
+              start: ({ from = 0, label, total }) =>
+                Effect.sync(() => {
+                  bars.push(`${label}: ${from} of ${total}`)
+                  return { update: () => Effect.void }
+                })
+            })
+          )
+          return bars.filter((bar) => !bar.startsWith("ilf"))
+        })
+        const stopped = yield* shown(critic(2).source)
+        assert.deepStrictEqual(stopped, ["draft, round 1: 0 of 3", "critique, round 1: 0 of 3"])
+        assert.deepStrictEqual(yield* shown(), [
+          "critique, round 1: 2 of 3",
+          "refinements, round 1: 0 of 4",
+          "scores, round 1: 0 of 4",
+          "refinements, round 2: 0 of 1",
+          "scores, round 2: 0 of 1"
+        ])
+        assert.deepStrictEqual(yield* shown(), [])
       })
     )
   )

@@ -1,5 +1,5 @@
-// Two rounds that a test kills and starts again: node resume-child.ts DIRECTORY CALLS. Whoever is asked writes to the file CALLS
-// what about.
+// Two rounds that a test kills and starts again: node resume-child.ts DIRECTORY CALLS. Whoever is asked writes to the
+// file CALLS what about.
 import { appendFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { FeedbackSource, type Policy } from "@attune/core"
