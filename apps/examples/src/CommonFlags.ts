@@ -97,6 +97,19 @@ export class ExampleError extends Schema.TaggedError<ExampleError>()("ExampleErr
   override readonly [Runtime.errorReported] = false
 }
 
+/**
+ * Whatever an example's part fails with, by its message.
+ *
+ * @category combining
+ * @since 0.1.0
+ */
+export const failing = <A, E extends { readonly message: string }, R>(
+  effect: Effect.Effect<A, E, R>
+): Effect.Effect<A, ExampleError, R> =>
+  Effect.mapError(effect, (cause) =>
+    cause instanceof ExampleError ? cause : new ExampleError({ message: cause.message, cause })
+  )
+
 const holds = (directory: string, ...names: ReadonlyArray<string>) =>
   names.some((name) => existsSync(join(directory, name)))
 
@@ -222,7 +235,5 @@ export const run = <A, E extends { readonly message: string }, R>(
       })
     ),
     Effect.tapError(({ message }) => Console.error(`error: ${oneLine(message)}`)),
-    Effect.mapError((cause) =>
-      cause instanceof ExampleError ? cause : new ExampleError({ message: cause.message, cause })
-    )
+    failing
   )

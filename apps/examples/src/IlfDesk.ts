@@ -37,8 +37,9 @@ export interface Sizes {
  * **Details**
  *
  * `prompts`: as many as the largest training set has; smaller ones are their beginnings. `demonstrations`: a good summary of
- * each. `compared`: prompts whose answers `rank` puts in an order, with a few mistakes and ties. `critic`: criticises the worst fault of a summary, and has nothing to say about one without. `gold` scores a summary of
- * a ticket, `follows` says whether a refinement does what the critique asks for and spoils nothing.
+ * each. `compared`: prompts whose answers `rank` puts in an order, with a few mistakes and ties. `critic`: criticises the worst
+ * fault of a summary, and has nothing to say about one without. `gold` scores a summary of a ticket, `follows` says whether a
+ * refinement does what the critique asks for and spoils nothing.
  *
  * @category models
  * @since 0.1.0

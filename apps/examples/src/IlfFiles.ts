@@ -89,129 +89,124 @@ const replyRoom = 8
  * @category running
  * @since 0.1.0
  */
-export const imitate = Effect.fn("IlfFiles.imitate")(
-  function* (options: Options) {
-    const {
-      batchSize,
-      directory,
+export const imitate = Effect.fn("IlfFiles.imitate")(function* (options: Options) {
+  const {
+    batchSize,
+    directory,
+    epochs,
+    file,
+    judging,
+    learner,
+    maxNewTokens,
+    reference,
+    refinements,
+    resume,
+    rows,
+    seed,
+    selector
+  } = options
+  const { tokenizer } = reference
+  const { critiques: all, skipped } = yield* Critique.read(file, { empty: "skip" })
+  if (skipped.length > 0) {
+    yield* Effect.logWarning(
+      `${file}: ${skipped.length} lines have an empty critique (${skipped.join(", ")}); left out`
+    )
+  }
+  const chats = hasChatTemplate(tokenizer)
+  const forms = chats ? Templates.conversation(Templates.answers) : Templates.text(Templates.answers)
+  const taken = all.slice(0, rows)
+  for (const [i, { prompt }] of taken.entries()) {
+    const asked = tokenizer.prompt(prompt)
+    if (Result.isSuccess(asked)) continue
+    return yield* new CommonFlags.ExampleError({ message: `${file}: critique ${i + 1}: ${asked.failure.message}` })
+  }
+  const fits = roomFor(reference, forms.refinement, judging, maxNewTokens)
+  const fitting = taken.filter(fits)
+  if (fitting.length < taken.length) {
+    const left = `${taken.length - fitting.length} of ${taken.length} critiques`
+    const asked = judging.length > 0 ? ", or as its judge (another --selector needs less)" : ""
+    const why = `they leave no room in the context of ${reference.contextLength} tokens for the model as refiner${asked}`
+    yield* Effect.logWarning(`${file}: ${left} are left out, since ${why}`)
+  }
+  const learned = fitting.filter((_, i) => i % heldOut !== heldOut - 1)
+  if (learned.length === 0) {
+    return yield* new CommonFlags.ExampleError({ message: `${file}: has no critique that the model has room for` })
+  }
+  const [round] = yield* Ilf.train(
+    { draft: reference, refine: reference, learner },
+    {
+      prompts: [learned],
+      // The paper's post-processing is for one sentence; answers may be code, or have lines.
+      refinements: { template: forms.refinement, sampling: { maxNewTokens }, postProcess: trimmedEnd },
+      samples: refinements,
+      examples: chats ? {} : { lead: " " },
       epochs,
-      file,
-      judging,
-      learner,
-      maxNewTokens,
-      reference,
-      refinements,
-      resume,
-      rows,
+      batchSize,
       seed,
-      selector
-    } = options
-    const { tokenizer } = reference
-    const { critiques: all, skipped } = yield* Critique.read(file, { empty: "skip" })
-    if (skipped.length > 0) {
-      yield* Effect.logWarning(
-        `${file}: ${skipped.length} lines have an empty critique (${skipped.join(", ")}); left out`
-      )
+      directory,
+      resume
     }
-    const chats = hasChatTemplate(tokenizer)
-    const forms = chats ? Templates.conversation(Templates.answers) : Templates.text(Templates.answers)
-    const taken = all.slice(0, rows)
-    for (const [i, { prompt }] of taken.entries()) {
-      const asked = tokenizer.prompt(prompt)
-      if (Result.isSuccess(asked)) continue
-      return yield* new CommonFlags.ExampleError({ message: `${file}: critique ${i + 1}: ${asked.failure.message}` })
-    }
-    const fits = roomFor(reference, forms.refinement, judging, maxNewTokens)
-    const fitting = taken.filter(fits)
-    if (fitting.length < taken.length) {
-      const left = `${taken.length - fitting.length} of ${taken.length} critiques`
-      const asked = judging.length > 0 ? ", or as its judge (another --selector needs less)" : ""
-      const why = `they leave no room in the context of ${reference.contextLength} tokens for the model as refiner${asked}`
-      yield* Effect.logWarning(`${file}: ${left} are left out, since ${why}`)
-    }
-    const learned = fitting.filter((_, i) => i % heldOut !== heldOut - 1)
-    if (learned.length === 0) {
-      return yield* new CommonFlags.ExampleError({ message: `${file}: has no critique that the model has room for` })
-    }
-    const [round] = yield* Ilf.train(
-      { draft: reference, refine: reference, learner },
-      {
-        prompts: [learned],
-        // The paper's post-processing is for one sentence; answers may be code, or have lines.
-        refinements: { template: forms.refinement, sampling: { maxNewTokens }, postProcess: trimmedEnd },
-        samples: refinements,
-        examples: chats ? {} : { lead: " " },
-        epochs,
-        batchSize,
-        seed,
-        directory,
-        resume
-      }
-    ).pipe(
-      Effect.provideService(FeedbackSource.FeedbackSource, FeedbackSource.fromLabeller(file, {})),
-      Effect.provideService(Selection.Selector, selector)
-    )
-    yield* Pretrained.save(learner.model, join(directory, "model"))
-
-    const lead = chats ? "" : " "
-    const examples = (of: ReadonlyArray<Demonstration.Demonstration>) =>
-      Effect.fromResult(
-        Sft.examples(
-          tokenizer,
-          of.map(({ completion, prompt }) => ({
-            prompt,
-            completion: /^\s/.test(completion) ? completion : lead + completion
-          }))
-        )
-      )
-    const imitated = round!.questions.flatMap(({ critique, refinements }, i) => {
-      const choice = round!.selected[i]
-      return choice === undefined ? [] : [{ prompt: critique.prompt, completion: refinements[choice.index]! }]
-    })
-    const byPeople = fitting.flatMap(({ prompt, refinement }, i) =>
-      i % heldOut === heldOut - 1 && refinement !== undefined ? [{ prompt, completion: refinement }] : []
-    )
-    const sets = [
-      { task: "selected refinements", of: yield* examples(imitated) },
-      { task: "people's refinements, held out", of: yield* examples(byPeople) }
-    ]
-    const scores: Array<Score.Score> = []
-    for (const { of, task } of sets) {
-      const readable = of.filter(({ tokens }) => tokens.length <= reference.contextLength)
-      if (readable.length < of.length) {
-        yield* Effect.logWarning(`${task}: ${of.length - readable.length} of ${of.length} are longer than the context`)
-      }
-      if (readable.length === 0) continue
-      for (const [system, policy] of [
-        ["before", reference],
-        ["after", learner.model]
-      ] as const) {
-        scores.push({ ...(yield* DeskScores.heldOut(system, policy, readable)), task, metric: "loss" })
-      }
-    }
-    const counts = `${learned.length} critiques learned from, of ${all.length} read; ${round!.questions.length} have refinements`
-    const sections: ReadonlyArray<Report.Section> = [
-      { title: "Losses", text: `${counts}.`, blocks: [{ _tag: "Scores", scores }] },
-      {
-        title: "Refinements that were selected",
-        blocks: [
-          {
-            _tag: "Samples",
-            systems: ["draft", "critique", "selected refinement"],
-            rows: round!.questions.slice(0, 8).flatMap(({ critique, refinements }, i) => {
-              const choice = round!.selected[i]
-              const outputs = [critique.completion, critique.critique, choice && refinements[choice.index]!]
-              return [
-                { prompt: Prompt.transcript(critique.prompt), outputs: outputs.map((text) => ({ text: text ?? "" })) }
-              ]
-            })
-          }
-        ]
-      }
-    ]
-    return { counts, count: taken.length, scores, sections }
-  },
-  Effect.mapError((cause) =>
-    cause instanceof CommonFlags.ExampleError ? cause : new CommonFlags.ExampleError({ message: cause.message, cause })
+  ).pipe(
+    Effect.provideService(FeedbackSource.FeedbackSource, FeedbackSource.fromLabeller(file, {})),
+    Effect.provideService(Selection.Selector, selector)
   )
-)
+  yield* Pretrained.save(learner.model, join(directory, "model"))
+
+  const lead = chats ? "" : " "
+  const examples = (of: ReadonlyArray<Demonstration.Demonstration>) =>
+    Effect.fromResult(
+      Sft.examples(
+        tokenizer,
+        of.map(({ completion, prompt }) => ({
+          prompt,
+          completion: /^\s/.test(completion) ? completion : lead + completion
+        }))
+      )
+    )
+  const imitated = round!.questions.flatMap(({ critique, refinements }, i) => {
+    const choice = round!.selected[i]
+    return choice === undefined ? [] : [{ prompt: critique.prompt, completion: refinements[choice.index]! }]
+  })
+  const byPeople = fitting.flatMap(({ prompt, refinement }, i) =>
+    i % heldOut === heldOut - 1 && refinement !== undefined ? [{ prompt, completion: refinement }] : []
+  )
+  const sets = [
+    { task: "selected refinements", of: yield* examples(imitated) },
+    { task: "people's refinements, held out", of: yield* examples(byPeople) }
+  ]
+  const scores: Array<Score.Score> = []
+  for (const { of, task } of sets) {
+    const readable = of.filter(({ tokens }) => tokens.length <= reference.contextLength)
+    if (readable.length < of.length) {
+      yield* Effect.logWarning(`${task}: ${of.length - readable.length} of ${of.length} are longer than the context`)
+    }
+    if (readable.length === 0) continue
+    for (const [system, policy] of [
+      ["before", reference],
+      ["after", learner.model]
+    ] as const) {
+      scores.push({ ...(yield* DeskScores.heldOut(system, policy, readable)), task, metric: "loss" })
+    }
+  }
+  const counts = `${learned.length} critiques learned from, of ${all.length} read; ${round!.questions.length} have refinements`
+  const sections: ReadonlyArray<Report.Section> = [
+    { title: "Losses", text: `${counts}.`, blocks: [{ _tag: "Scores", scores }] },
+    {
+      title: "Refinements that were selected",
+      blocks: [
+        {
+          _tag: "Samples",
+          systems: ["draft", "critique", "selected refinement"],
+          rows: round!.questions.slice(0, 8).flatMap(({ critique, refinements }, i) => {
+            const choice = round!.selected[i]
+            const outputs = [critique.completion, critique.critique, choice && refinements[choice.index]!]
+            return [
+              { prompt: Prompt.transcript(critique.prompt), outputs: outputs.map((text) => ({ text: text ?? "" })) }
+            ]
+          })
+        }
+      ]
+    }
+  ]
+  return { counts, count: taken.length, scores, sections }
+}, CommonFlags.failing)

@@ -243,7 +243,12 @@ export const rankers = Effect.fn("IlfScores.rankers")(function* (
  */
 export const feedback = (
   prompts: number,
-  { summary, uncriticised }: Pick<Ilf.Round, "summary" | "uncriticised">
+  {
+    summary,
+    uncriticised,
+    undrafted,
+    unrefined
+  }: Pick<Ilf.Round, "summary" | "uncriticised" | "undrafted" | "unrefined">
 ): Report.Section => ({
   title: "Feedback",
   blocks: [
@@ -251,12 +256,18 @@ export const feedback = (
       _tag: "Table",
       columns: [
         "prompts",
+        "without a draft",
         "drafts without a fault",
-        "critiques with refinements",
-        "all refinements alike",
-        "tied scores"
+        "critiques without a refinement",
+        "refinements selected",
+        "... all alike",
+        "... tied"
       ],
-      rows: [[prompts, uncriticised, summary.chosen, summary.identical, summary.tied].map((count) => ({ count }))]
+      rows: [
+        [prompts, undrafted, uncriticised, unrefined, summary.chosen, summary.identical, summary.tied].map((count) => ({
+          count
+        }))
+      ]
     }
   ]
 })
