@@ -51,20 +51,18 @@ const answers = Effect.fnUntraced(function* ({ desk, reference, seed, trained: {
     rows: ReadonlyArray<ReadonlyArray<Refinement.Candidate>>,
     reward: RewardModel.RewardModelShape
   ) {
-    const asked = rows.flatMap((candidates, i) =>
-      candidates.map(({ completion, text }) => ({
-        prompt: Prompt.make(desk.test[i]!, []),
-        completion: { ...completion, text }
-      }))
+    // Each text of a prompt once: trained models repeat themselves.
+    const texts = rows.map((candidates) => [...new Set(candidates.map(({ text }) => text))])
+    const asked = texts.flatMap((own, i) =>
+      own.map((text) => ({ prompt: Prompt.make(desk.test[i]!, []), completion: { text, tokens: new Int32Array() } }))
     )
     const rewards = yield* RewardModel.guarded(reward).score(asked)
     let at = 0
-    const texts = rows.map((candidates) => {
-      const own = rewards.subarray(at, at + candidates.length)
-      at += candidates.length
-      return candidates[Selection.choose(own)]?.text ?? ""
+    const chosen = texts.map((own) => {
+      at += own.length
+      return own[Selection.choose(rewards.subarray(at - own.length, at))] ?? ""
     })
-    return { name, texts }
+    return { name, texts: chosen }
   })
   const ofBase = yield* drawn(reference, bestOf, seed + 2)
   const systems = [yield* once("base", reference)]
