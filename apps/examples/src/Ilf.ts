@@ -53,7 +53,7 @@ const flags = {
   )
 }
 
-const full = { training: [100, 300, 800], test: 300, rankings: 400, ranked: 300, perCell: 50 }
+const full = { training: [100, 300, 800], test: 300, rankings: 400, ranked: 200, perCell: 50 }
 const quick = { training: [8, 16], test: 12, rankings: 32, ranked: 12, perCell: 1 }
 
 const batchSize = 16

@@ -30,7 +30,7 @@ export interface Options {
   readonly seed: number
 }
 
-const bestOf = 8
+const bestOf = 4
 
 // Of refinements that differ: those of the base model at temperature 1 are mostly alike.
 const variedTemperature = 2

@@ -50,11 +50,11 @@ describe("on the help desk", () => {
         const systems = (metric: string) => found.flatMap((of) => (of.metric === metric ? [of.system] : []))
         assert.deepStrictEqual(systems("gold score"), [
           "base",
-          "best of 8, 8",
-          "best of 8, 16",
+          "best of 4, 8",
+          "best of 4, 16",
           ...[8, 16].flatMap((n) => [`drafts, ${n}`, `demonstrations, ${n}`, `ILF, ${n}`]),
-          "ILF + best of 8, 8",
-          "ILF + best of 8, 16",
+          "ILF + best of 4, 8",
+          "ILF + best of 4, 16",
           "ILF, 2 rounds of 8"
         ])
         assert.deepStrictEqual(systems("exact match"), ["base", "ILF, 16"])
