@@ -29,8 +29,8 @@ const flags = {
   model: DeskScores.modelFlag,
   learningRate: CommonFlags.learningRate("Learning rate of fine-tuning", 3e-4),
   epochs: CommonFlags.count("epochs").pipe(
-    Flag.withDescription("Passes over what is imitated. Default 2"),
-    Flag.withDefault(2)
+    Flag.withDescription("Passes over what is imitated. Default 1, as in the paper, where more were worse"),
+    Flag.withDefault(1)
   ),
   critiques: Flag.String("critiques").pipe(
     Flag.withMetavar("FILE.jsonl"),
