@@ -128,7 +128,7 @@ const selectors = Effect.fnUntraced(function* (options: Options) {
         { name: "reward model", scores: yield* byReward.score(among) },
         { name: "longest", scores: yield* Selection.longest.score(among) }
       ]
-      return yield* IlfScores.rankers(`refinements at temperature ${temperature}`, among, scored, { ...desk, seed })
+      return yield* IlfScores.selectors(`refinements at temperature ${temperature}`, among, scored, { ...desk, seed })
     })
   )
 })

@@ -131,7 +131,7 @@ export const session = Effect.fn("IlfScores.session")(function* (
  * @category running
  * @since 0.1.0
  */
-export const rankers = Effect.fn("IlfScores.rankers")(function* (
+export const selectors = Effect.fn("IlfScores.selectors")(function* (
   task: string,
   questions: ReadonlyArray<Selection.Question>,
   scored: ReadonlyArray<{ readonly name: string; readonly scores: ReadonlyArray<ArrayLike<number>> }>,

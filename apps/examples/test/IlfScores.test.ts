@@ -63,7 +63,7 @@ it.effect("selectors are set against a pick at random, which counts with its exp
         ]
       }
     ]
-    const { scores } = yield* IlfScores.rankers("some", questions, scored, { follows, gold, seed: 1 })
+    const { scores } = yield* IlfScores.selectors("some", questions, scored, { follows, gold, seed: 1 })
     assert.deepStrictEqual(values(scores, "critique followed"), {
       right: 2 / 3,
       wrong: 0,

@@ -174,7 +174,7 @@ export const mean = (probabilities: ReadonlyArray<ArrayLike<number>>): Float64Ar
  *
  * **Details**
  *
- * `templateScores`: `[template][question]` → `[N]`, for tables of rankers, which compare single prompts with the ensemble at
+ * `templateScores`: `[template][question]` → `[N]`, for tables of selectors, which compare single prompts with the ensemble at
  * no further cost.
  *
  * @category models
