@@ -84,6 +84,43 @@ export const attention = (g: Graph, q: Value, k: Value, v: Value, bias: Value | 
   return GraphOf.derive(g, output, [q, k, v], backward)
 }
 
+/**
+ * The type that values are mixed in.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const mixedIn = (g: Graph): "float32" | "float64" => (g.numerics === "invariant" ? "float64" : "float32")
+
+/**
+ * What `values` mixes under softmax(`scores`): `values` is linear, and gives for weights of type {@link mixedIn} the sum of
+ * the values under them. The softmax is `weights` divided by `sum`, which is null where it is 1.
+ *
+ * **Details**
+ *
+ * With `invariant` numerics the sums over keys are those of `float64`, of weights that are exponentials above the largest
+ * score, and rounded at the end: to the same bits in any order, but for one case in a hundred million. The exponentials
+ * themselves are of `float32`, and have no order.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const mix = (
+  g: Graph,
+  scores: Value,
+  values: (weights: Value) => Value
+): { readonly mixed: Value; readonly weights: Value; readonly sum: Value | null } => {
+  if (g.numerics === "quick") {
+    const weights = Op.Softmax(g, scores)
+    return { mixed: values(weights), weights, sum: null }
+  }
+  const weights = Op.Exp(g, Op.Sub(g, scores, Op.ReduceMax(g, scores, [-1])))
+  const exact = Op.Cast(g, weights, "float64")
+  const sum = Op.ReduceSum(g, exact, [-1])
+  const mixed = Op.Cast(g, Op.Div(g, values(exact), sum), "float32")
+  return { mixed, weights, sum: Op.Cast(g, sum, "float32") }
+}
+
 // The forward fragment, and the gradients of q, k and v for a gradient of its output.
 const weigh = (g: Graph, q: Value, k: Value, v: Value, bias: Value | null) => {
   const [batch, kvHeads, groups, time, headDim] = q.shape as readonly [Dim, number, number, Dim, number]
@@ -95,17 +132,19 @@ const weigh = (g: Graph, q: Value, k: Value, v: Value, bias: Value | null) => {
 
   const queries = stack(q)
   const scores = unstack(Op.MatMul(g, queries, flip(k)))
-  const weights = Op.Softmax(g, bias === null ? scores : Op.Add(g, scores, bias))
-  const p = Op.Reshape(g, weights, [batch, kvHeads, stacked, span])
-  const mixed = Op.MatMul(g, p, v)
+  const biased = bias === null ? scores : Op.Add(g, scores, bias)
+  const { mixed, sum, weights } = mix(g, Op.Reshape(g, biased, [batch, kvHeads, stacked, span]), (above) =>
+    Op.MatMul(g, above, Op.Cast(g, v, above.dtype))
+  )
   const backward = (dy: Value): readonly [dq: Value, dk: Value, dv: Value] => {
-    const dO = stack(dy)
+    // P is a factor of everything below, and so its divisor may divide the smaller matrix.
+    const dO = sum === null ? stack(dy) : Op.Div(g, stack(dy), sum)
     const rowSum = Op.ReduceSum(g, Op.Mul(g, dO, mixed), [-1])
-    const dS = Op.Mul(g, p, Op.Sub(g, Op.MatMul(g, dO, flip(v)), rowSum))
+    const dS = Op.Mul(g, weights, Op.Sub(g, Op.MatMul(g, dO, flip(v)), rowSum))
     return [
       Op.Reshape(g, Op.MatMul(g, dS, k), [batch, kvHeads, groups, time, headDim]),
       Op.MatMul(g, flip(dS), queries),
-      Op.MatMul(g, flip(p), dO)
+      Op.MatMul(g, flip(weights), dO)
     ]
   }
   return { output: unstack(mixed), backward }

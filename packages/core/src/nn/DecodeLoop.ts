@@ -11,7 +11,7 @@
  *
  * @since 0.1.0
  */
-import type { Dim, Graph, Value } from "../onnx/Graph.ts"
+import type { Dim, Graph, Numerics, Value } from "../onnx/Graph.ts"
 import * as GraphOf from "../onnx/Graph.ts"
 import * as Op from "../onnx/Op.ts"
 import * as Sampling from "../onnx/Sampling.ts"
@@ -21,7 +21,7 @@ import * as Heads from "./Heads.ts"
 
 /**
  * What a decoding graph contains. `chunk`: steps between two merges of the cache. `stops`: whether rows may end at stop
- * tokens; the run ends early when all have.
+ * tokens; the run ends early when all have. `numerics`: default `invariant`.
  *
  * @category models
  * @since 0.1.0
@@ -31,6 +31,7 @@ export interface DecodeLoop {
   readonly processors: Sampling.Processors
   readonly stops: boolean
   readonly chunk: number
+  readonly numerics?: Numerics | undefined
 }
 
 /**
@@ -152,14 +153,21 @@ const result = (body: Graph, value: Value): void => {
 // Whether any row goes on.
 const unfinished = (g: Graph, done: Value): Value => Op.Not(g, Op.ReduceMin(g, done, [0, 1], false))
 
-// The state without the rows that have ended.
+// The state without the rows that have ended. The last row of several keeps one of those as company: products with a single
+// row add their terms in another order.
 const compact = (g: Graph, state: State, batch: Dim): State => {
   const [done] = state.done
   if (done === undefined) return state
-  const open = Op.Not(g, Op.Reshape(g, done, [done.shape[0]!]))
+  const rows = done.shape[0]!
+  const ended = Op.Reshape(g, done, [rows])
+  const numbers = Op.Cast(g, ended, "int64")
+  const open = Op.Sub(g, GraphOf.dim(g, rows), Op.ReduceSum(g, numbers, [0]))
+  const firstEnded = Op.Equal(g, Op.Range(g, rows), Op.ArgMax(g, numbers, 0))
+  const company = Op.And(g, firstEnded, Op.Equal(g, open, GraphOf.ints(g, [1])))
+  const stays = Op.Or(g, Op.Not(g, ended), company)
   const kept = flatState(state).map((x) => {
     const shape = [batch, ...x.shape.slice(1)]
-    return GraphOf.append(g, "Compress", [x, open], [{ dtype: x.dtype, shape }], { axis: { int: 0 } })[0]!
+    return GraphOf.append(g, "Compress", [x, stays], [{ dtype: x.dtype, shape }], { axis: { int: 0 } })[0]!
   })
   return unflatState(state, kept)
 }
@@ -227,9 +235,10 @@ const tables = (
   }
 }
 
-// One new token per row, `M = B`: it attends to the frozen prefix and to the tokens of the chunk, itself included.
-// `q` `[B, H * Dh]` splits into `[B, KV, G, Dh]` without a transpose, since time is 1. `spans` `[2]` are the lengths of
-// the two parts. `grown` receives the keys and values of the chunk with the new token's appended.
+// One new token per row, `M = B`: it attends to the frozen prefix, whose values come in the type that they are mixed in, and
+// to the tokens of the chunk, itself included. `q` `[B, H * Dh]` splits into `[B, KV, G, Dh]` without a transpose, since time
+// is 1. `spans` `[2]` are the lengths of the two parts. `grown` receives the keys and values of the chunk with the new
+// token's appended.
 const attendToCache = (
   g: Graph,
   { headDim, heads, kvHeads }: Decoder,
@@ -237,7 +246,6 @@ const attendToCache = (
   grown: (layer: number, keys: Value, values: Value) => void
 ): Attend => {
   const { bias, prefix, recent, spans } = parts
-  const alpha = 1 / Math.sqrt(headDim)
   const far = bias.shape[3]!
   const near = `${recent.keys[0]!.shape[2]!}+1`
   const append = (past: Value, own: Value) =>
@@ -246,12 +254,18 @@ const attendToCache = (
     const keys = append(recent.keys[layer]!, k)
     const values = append(recent.values[layer]!, v)
     grown(layer, keys, values)
-    const queries = Op.Reshape(g, q, [q.shape[0]!, kvHeads, heads / kvHeads, headDim])
-    const farScores = Op.Add(g, Op.FusedMatMul(g, queries, prefix.keys[layer]!, { transB: true, alpha }), bias)
-    const nearScores = Op.FusedMatMul(g, queries, keys, { transB: true, alpha })
-    const weights = Op.Softmax(g, Op.Concat(g, [farScores, nearScores], 3))
-    const [farWeights, nearWeights] = Op.SplitAt(g, weights, spans, [far, near], 3)
-    const mixed = Op.Add(g, Op.MatMul(g, farWeights!, prefix.values[layer]!), Op.MatMul(g, nearWeights!, values))
+    // Halved, which is exact, so that `alpha` is not 1: ONNX Runtime adds the terms of a single row, which a head has here
+    // where no other shares its keys, in another order unless it has to scale them.
+    const halved = Op.Mul(g, Attention.scaled(g, q, headDim), GraphOf.scalar(g, 0.5))
+    const queries = Op.Reshape(g, halved, [q.shape[0]!, kvHeads, heads / kvHeads, headDim])
+    const scoresOf = (keys: Value) => Op.FusedMatMul(g, queries, keys, { transB: true, alpha: 2 })
+    const farScores = Op.Add(g, scoresOf(prefix.keys[layer]!), bias)
+    const nearScores = scoresOf(keys)
+    const { mixed } = Attention.mix(g, Op.Concat(g, [farScores, nearScores], 3), (weights) => {
+      const [farWeights, nearWeights] = Op.SplitAt(g, weights, spans, [far, near], 3)
+      const own = Op.Cast(g, values, weights.dtype)
+      return Op.Add(g, Op.MatMul(g, farWeights!, prefix.values[layer]!), Op.MatMul(g, nearWeights!, own))
+    })
     return Op.Reshape(g, mixed, q.shape)
   }
 }
@@ -336,7 +350,8 @@ const chunkBody = (
     rows: [],
     cache: { keys: state.cache.keys.map(() => empty), values: state.cache.values.map(() => empty) }
   }
-  const body = stepBody(g, loop, inputs, known, state.cache, start)
+  const prefix = { ...state.cache, values: state.cache.values.map((x) => Op.Cast(g, x, Attention.mixedIn(g))) }
+  const body = stepBody(g, loop, inputs, known, prefix, start)
   const carried = flatState(start)
   const results = Op.Loop(g, known.steps, carried, body, { scans: "taken", condition })
   const after = unflatState(start, results)
@@ -411,7 +426,7 @@ const run = (g: Graph, loop: DecodeLoop, inputs: Inputs, prefix: Cache, width: V
  */
 export const start = (name: string, loop: DecodeLoop): Graph => {
   const { decoder } = loop
-  const g = GraphOf.make(name, undefined, { products: "blocks" })
+  const g = GraphOf.make(name, undefined, { numerics: loop.numerics ?? "invariant" })
   const inputs = declare(g, loop)
   const prompts = GraphOf.input(g, "prompts", "int64", ["B", "T"])
   const positions = Op.Expand(g, Op.Reshape(g, Op.Range(g, "T"), [1, "T"]), ["B", "T"])
@@ -439,7 +454,7 @@ export const start = (name: string, loop: DecodeLoop): Graph => {
  */
 export const resume = (name: string, loop: DecodeLoop): Graph => {
   const { decoder } = loop
-  const g = GraphOf.make(name, undefined, { products: "blocks" })
+  const g = GraphOf.make(name, undefined, { numerics: loop.numerics ?? "invariant" })
   const inputs = declare(g, loop)
   const width = GraphOf.input(g, "width", "int64", [1])
   const prefix = cacheNames(decoder).map((cached) =>

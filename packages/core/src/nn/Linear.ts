@@ -7,9 +7,11 @@ import type { Graph, Value } from "../onnx/Graph.ts"
 import * as GraphOf from "../onnx/Graph.ts"
 import * as Op from "../onnx/Op.ts"
 
-// Terms of a block, three blocks at most: each reads and writes the whole result once more.
-const block = (width: number): number => (width <= 128 ? 43 : 128)
-const widest = 384
+// ONNX Runtime on the CPU adds up to as many terms one after another, whatever the number of rows. Longer products it cuts by
+// the number of rows and threads, so that their last bits depend on both. More than three blocks would cost more than they
+// are worth here: each reads and writes the whole result once more (docs/decisions/0013).
+const block = 128
+const widest = 3 * block
 
 // `x` cut along `axis`, once. What comes from around a loop is cut there, not in every step.
 const cut = (g: Graph, x: Value, axis: 0 | 1, sizes: ReadonlyArray<number>): ReadonlyArray<Value> => {
@@ -18,15 +20,13 @@ const cut = (g: Graph, x: Value, axis: 0 | 1, sizes: ReadonlyArray<number>): Rea
   return g.values.has(names[0]!) ? names.map((name) => GraphOf.value(g, name)) : Op.Split(g, x, sizes, axis, names)
 }
 
-// `x W + b` or, with `transB`, `x Wᵀ + b`. ONNX Runtime on the CPU adds up to 128 terms of a product one after another, whose
-// rounding errors are most of what log-probs are uncertain by; three blocks take off a third (docs/decisions/0013).
+// `x W + b` or, with `transB`, `x Wᵀ + b`.
 const affine = (g: Graph, x: Value, weight: Value, bias: Value | undefined, transB: boolean): Value => {
   const width = x.shape[1]!
-  if (g.products === "whole" || typeof width !== "number" || width <= block(width) || width > widest) {
+  if (g.numerics === "quick" || typeof width !== "number" || width <= block || width > widest) {
     return Op.Gemm(g, x, weight, { transB, c: bias })
   }
-  const terms = block(width)
-  const sizes = Array.from({ length: Math.ceil(width / terms) }, (_, i) => Math.min(terms, width - i * terms))
+  const sizes = Array.from({ length: Math.ceil(width / block) }, (_, i) => Math.min(block, width - i * block))
   const parts = cut(g, weight, transB ? 1 : 0, sizes)
   const sum = cut(g, x, 1, sizes).reduce<Value | undefined>(
     (c, part, i) => Op.Gemm(g, part, parts[i]!, { transB, c }),

@@ -95,14 +95,14 @@ export interface Node {
 }
 
 /**
- * How layers sum the terms of their products. `whole`: as one operator, which is quicker, and what other runtimes and
- * quantizers look for. `blocks`: narrow products in a few parts, which rounds less; for graphs whose log-probs are compared
- * digit by digit, those that sample and those that train.
+ * How layers sum. `quick`: with one operator for each sum, which is also what other runtimes and quantizers look for.
+ * `invariant`: so that a token's results have the same bits whatever else is computed with it, be it more rows, padding, or
+ * all the keys that a cache holds; for graphs whose log-probs are compared, those that sample and those that train.
  *
  * @category models
  * @since 0.1.0
  */
-export type Products = "whole" | "blocks"
+export type Numerics = "quick" | "invariant"
 
 /**
  * A graph. `nodes` are in topological order; `values` knows dtype and shape of every name.
@@ -114,7 +114,7 @@ export interface Graph {
   readonly name: string
   /** The graph around this one, whose values a `Loop` or `If` body may read. */
   readonly outer?: Graph | undefined
-  readonly products: Products
+  readonly numerics: Numerics
   readonly nodes: Array<Node>
   readonly inputs: Array<Value>
   readonly outputs: Array<Value>
@@ -136,8 +136,8 @@ export interface Derivative {
 }
 
 /**
- * Starts an empty graph. `outer` makes it the body of a control-flow node of that graph. `products`: default those of
- * `outer`, or else `whole`.
+ * Starts an empty graph. `outer` makes it the body of a control-flow node of that graph. `numerics`: default those of
+ * `outer`, or else `quick`.
  *
  * @category constructors
  * @since 0.1.0
@@ -145,11 +145,11 @@ export interface Derivative {
 export const make = (
   name: string,
   outer?: Graph,
-  options: { readonly products?: Products | undefined } = {}
+  options: { readonly numerics?: Numerics | undefined } = {}
 ): Graph => ({
   name,
   outer,
-  products: options.products ?? outer?.products ?? "whole",
+  numerics: options.numerics ?? outer?.numerics ?? "quick",
   nodes: [],
   inputs: [],
   outputs: [],

@@ -50,6 +50,7 @@ export interface BatchInput {
  * scalar loss and named scalar metrics; both are sums over a step's micro-batches, so means must be taken with weights
  * that add up to one over the whole step. Of the metrics in `maxima` the largest is taken instead. `stop`: the run ends
  * before the step whose metric is above the number. `ema`: decay of a moving average of the weights, none by default.
+ * `numerics`: default `invariant`.
  *
  * @category models
  * @since 0.1.0
@@ -69,6 +70,7 @@ export interface TrainStep {
   ) => { readonly loss: Value; readonly metrics: Readonly<Record<string, Value>> }
   readonly optimizer: Optimizer.AdamW
   readonly ema?: number | undefined
+  readonly numerics?: Graph.Numerics | undefined
 }
 
 /**
@@ -331,7 +333,7 @@ const repeat = (
   ) => Result.Result<Sums, Gradient.MissingGradientRule>,
   declareInputs: (top: Graph.Graph) => void = () => undefined
 ): Result.Result<Graph.Graph, Gradient.MissingGradientRule> => {
-  const top = Graph.make(step.name, undefined, { products: "blocks" })
+  const top = Graph.make(step.name, undefined, { numerics: step.numerics ?? "invariant" })
   const trips = Graph.input(top, "steps", "int64", [])
   Graph.input(top, "sizes", "int64", ["S", step.sizes.length])
   for (const { dtype, name, shape } of step.batch) {
@@ -384,7 +386,7 @@ const repeat = (
  * @since 0.1.0
  */
 export const single = (step: TrainStep): Result.Result<Graph.Graph, Gradient.MissingGradientRule> => {
-  const g = Graph.make(step.name, undefined, { products: "blocks" })
+  const g = Graph.make(step.name, undefined, { numerics: step.numerics ?? "invariant" })
   for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
   const coefficients = Graph.input(g, "coefficients", "float32", [3])
   const state = declareState(g, step, "", whole)

@@ -15,6 +15,7 @@ import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { Worker } from "node:worker_threads"
 import { Context, Effect, Layer, Schema, type Scope } from "effect"
+import type { Numerics } from "../onnx/Graph.ts"
 import * as Tensor from "../Tensor.ts"
 import type { Message, Provider, Reply, Request, Results, Slot, Waiting, WireFeed, WireTensor } from "./DeviceCore.ts"
 import * as DeviceGate from "./DeviceGate.ts"
@@ -153,6 +154,15 @@ export class ProviderUnavailable extends Schema.TaggedError<ProviderUnavailable>
   reason: Schema.String,
   message: Schema.String
 }) {}
+
+/**
+ * How graphs that sample and graphs that train sum. What makes results `invariant` was found out on the CPU; of the others
+ * WebGPU has no `float64`, and most graphics cards a slow one.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const numerics = (provider: Provider): Numerics => (provider === "cpu" ? "invariant" : "quick")
 
 /**
  * One device: a thread with its sessions and resident tensors, all freed when the layer closes.

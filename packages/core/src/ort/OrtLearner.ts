@@ -79,6 +79,7 @@ export const trainStep = <F extends Fields, M extends string, O>(
     readonly rmsNorm?: Given["rmsNorm"]
     readonly dropout?: Dropout.Dropout | undefined
     readonly layout?: TrainLayout.Layout
+    readonly numerics?: TrainLoop.TrainStep["numerics"]
   } = {}
 ): TrainLoop.TrainStep => {
   const { decoder } = base
@@ -107,6 +108,7 @@ export const trainStep = <F extends Fields, M extends string, O>(
     maxima: loss.maxima,
     stop: options.stop,
     ema: options.ema,
+    numerics: options.numerics,
     optimizer,
     forward: (g, weights, batch) => {
       const residual = dropout?.residual(g, Op.Reshape(g, batch("dropout"), ["M", dropout.bytesPerToken]))
@@ -198,6 +200,7 @@ export const make: <F extends Fields, M extends string, O, Model extends Trainab
   const { decoder } = model.base
   const device = yield* Device.Device
   const rmsNorm = device.provider === "webgpu" ? "plain" : "fused"
+  const numerics = Device.numerics(device.provider)
   for (const name of ["accumulate", "stepsPerRun"] as const) {
     const given = options[name] ?? 1
     if (!Number.isSafeInteger(given) || given < 1) {
@@ -211,7 +214,7 @@ export const make: <F extends Fields, M extends string, O, Model extends Trainab
   if (!(rate >= 0 && rate < 1)) return yield* refuse(0, `dropout is ${rate}; give a rate from 0 to below 1`)
   const dropout = rate === 0 ? undefined : Dropout.make(decoder, rate, dropoutSeed)
   const stepOf = (layout: TrainLayout.Layout) =>
-    trainStep(model, loss, optimizer, { ...options, rmsNorm, dropout, layout })
+    trainStep(model, loss, optimizer, { ...options, rmsNorm, numerics, dropout, layout })
   const step = stepOf(TrainLayout.whole)
   if (!step.parameters.some(({ trainable }) => trainable)) {
     return yield* refuse(0, "nothing is trained: `trains` refuses every parameter of the model")

@@ -32,8 +32,8 @@ export interface Source {
 }
 
 /**
- * How decoding is divided. `chunk`: steps between two merges of the cache; the results depend on it in the last bits
- * of the log-probs. `stepsPerRun`: steps of one run, rounded up to whole chunks, without influence on the results; by
+ * How decoding is divided. `chunk`: steps between two merges of the cache; on a GPU the results depend on it in the last
+ * bits of the log-probs. `stepsPerRun`: steps of one run, rounded up to whole chunks, without influence on the results; by
  * default as many as are thought to take a quarter of a second.
  *
  * @category models
@@ -143,7 +143,13 @@ export const make = Effect.fn("OrtSampler.make")(function* (
     return {
       options,
       stopTokens,
-      loop: { decoder, processors: processorsOf(options, vocabSize), stops: stopTokens.length > 0, chunk },
+      loop: {
+        decoder,
+        processors: processorsOf(options, vocabSize),
+        stops: stopTokens.length > 0,
+        chunk,
+        numerics: Device.numerics(device.provider)
+      },
       batches: Array.from({ length: Math.ceil(sorted.length / batchSize) }, (_, i) =>
         sorted.slice(i * batchSize, (i + 1) * batchSize)
       )

@@ -91,7 +91,7 @@ describe("graph", () => {
   ] as const)("has the layout of Optimum: %s", (_, config, kvHeads, headDim) => {
     const g = Graph.prune(OnnxExport.graph(tiny(config)))
     assert.deepStrictEqual(Graph.check(g), [])
-    assert.strictEqual(g.products, "whole")
+    assert.strictEqual(g.numerics, "quick")
     const slots = Object.fromEntries(
       [...g.inputs, ...g.outputs].map(({ dtype, name, shape }) => [name, [dtype, ...shape]])
     )

@@ -33,14 +33,17 @@ const hiding = (random: Run.Random, shape: ReadonlyArray<number>) =>
     shape
   )
 
+const both: ReadonlyArray<Graph.Numerics> = ["quick", "invariant"]
+
 describe("attention", () => {
   const shapes: ReadonlyArray<readonly [string, kvHeads: number, groups: number, bias: Graph.Shape | null]> = [
     ["without a bias", 2, 1, null],
     ["with grouped heads and a bias", 2, 2, ["T", "S"]],
     ["with one key head and a bias of each sequence", 1, 3, ["B", 1, 1, 1, "S"]]
   ]
-  for (const [name, kvHeads, groups, bias] of shapes) {
-    it.effect(`has the gradients of its operators and of differences, ${name}`, () => {
+  const sums = shapes.flatMap((shape) => both.map((numerics) => [...shape, numerics] as const))
+  for (const [name, kvHeads, groups, bias, numerics] of sums) {
+    it.effect(`has the gradients of its operators and of differences, ${name}, ${numerics}`, () => {
       const fragment: Differences.Fragment = {
         trains: {
           q: ["B", kvHeads, groups, "T", headDim],
@@ -61,7 +64,7 @@ describe("attention", () => {
           ...(dims === undefined ? {} : { bias: hiding(Run.seeded(30 + seed), dims) })
         }
       })
-      return Differences.check(fragment, cases, { "the table": fragment })
+      return Differences.check({ ...fragment, numerics }, cases, { "the table": fragment })
     })
   }
 })
@@ -78,14 +81,14 @@ describe("blockwise", () => {
   })
   const whole = fragment((g, q, k, v) => Attention.attention(g, q, k, v, Attention.causalBias(g, "T")))
 
-  for (const blocks of [1, 2, 3]) {
-    it.effect(`of ${blocks} is attention, with the gradients of its operators and of differences`, () => {
+  for (const [blocks, numerics] of [1, 2, 3].flatMap((blocks) => both.map((numerics) => [blocks, numerics] as const))) {
+    it.effect(`of ${blocks} is attention, with the gradients of its operators and of differences, ${numerics}`, () => {
       const cut = fragment((g, q, k, v) => Attention.blockwise(g, q, k, v, Attention.causalBias(g, "T"), blocks))
       const cases = [1, 2, 5, 8]
         // No block may be empty.
         .filter((time) => time >= blocks)
         .map((time) => tensors(time, { batch: time === 8 ? 1 : 2, kvHeads, groups, time, span: time }))
-      return Differences.check(cut, cases, { attention: whole, "the table": cut })
+      return Differences.check({ ...cut, numerics }, cases, { attention: whole, "the table": cut })
     })
   }
 })
@@ -96,13 +99,16 @@ describe("stated derivatives", () => {
     attention: (g, x) => Attention.attention(g, x("q"), x("k"), x("v"), Attention.causalBias(g, "T")),
     blockwise: (g, x) => Attention.blockwise(g, x("q"), x("k"), x("v"), Attention.causalBias(g, "T"), 2)
   }
-  for (const [name, build] of Object.entries(attentions)) {
-    it.effect(`of ${name} give the same bits with 1, 2 and 4 threads, every time`, () => {
+  const all = Object.entries(attentions).flatMap(([name, build]) =>
+    both.map((numerics) => [name, build, numerics] as const)
+  )
+  for (const [name, build, numerics] of all) {
+    it.effect(`of ${name} give the same bits with 1, 2 and 4 threads, every time, ${numerics}`, () => {
       const keys = ["B", kvHeads, "T", width]
       const random = Run.seeded(8)
       const [batch, time] = [4, 130]
       return Differences.checkThreads(
-        { trains: { q: ["B", kvHeads, groups, "T", width], k: keys, v: keys }, build },
+        { trains: { q: ["B", kvHeads, groups, "T", width], k: keys, v: keys }, build, numerics },
         {
           q: Differences.real(random, [batch, kvHeads, groups, time, width]),
           k: Differences.real(random, [batch, kvHeads, time, width]),

@@ -16,12 +16,12 @@ export interface Fragment {
   /** The other inputs. */
   readonly given?: Readonly<Record<string, readonly [dtype: Tensor.DType, shape: Graph.Shape]>>
   readonly build: (g: Graph.Graph, x: (name: string) => Graph.Value) => Graph.Value
-  /** Of the graph; default `whole`. */
-  readonly products?: Graph.Products
+  /** Of the graph; default `quick`. */
+  readonly numerics?: Graph.Numerics
 }
 
-const declared = ({ build, given = {}, products, trains }: Fragment) => {
-  const g = Graph.make("fragment", undefined, { products })
+const declared = ({ build, given = {}, numerics, trains }: Fragment) => {
+  const g = Graph.make("fragment", undefined, { numerics })
   const parameters = Object.entries(trains).map(([name, shape]) => Graph.input(g, name, "float32", shape))
   for (const [name, [dtype, shape]] of Object.entries(given)) Graph.input(g, name, dtype, shape)
   const y = build(g, (name) => Graph.value(g, name))
@@ -127,7 +127,7 @@ export const check = Effect.fnUntraced(function* (
  * and that the gradients are those of the table. `feeds` should be large enough for ONNX Runtime to split the work.
  */
 export const checkThreads = Effect.fnUntraced(function* (fragment: Fragment, feeds: Run.Tensors) {
-  const table = yield* Run.open(differentiated(fragment, false))
+  const table = yield* Run.open(differentiated({ ...fragment, numerics: "quick" }, false))
   const { y } = yield* Effect.flatMap(Run.open(forward(fragment)), ({ run }) => run(feeds))
   const given = { ...feeds, w: real(Run.seeded(6), y!.shape) }
   const expected = yield* table.run(given)

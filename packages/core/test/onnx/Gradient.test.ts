@@ -408,8 +408,8 @@ describe("Graph.derive", () => {
   it.effect("reaches a parameter that the fragment reads through nodes of the graph around", () =>
     Effect.gen(function* () {
       // Σ x Wᵀ in the body of a loop, of blocks that are cut outside of it; no other input trains.
-      const [m, width] = [2, 44]
-      const outer = Graph.make("outer", undefined, { products: "blocks" })
+      const [m, width] = [2, 130]
+      const outer = Graph.make("outer", undefined, { numerics: "invariant" })
       const [x, weight] = [input(outer, "x", m, width), input(outer, "weight", 3, width)]
       const body = Graph.make("body", outer)
       Graph.input(body, "i", "int64", [])

@@ -34,7 +34,7 @@ const graphOf = (
   nodes: Array<Node>
 ): Graph => ({
   name,
-  products: "whole",
+  numerics: "quick",
   nodes,
   inputs,
   outputs,
