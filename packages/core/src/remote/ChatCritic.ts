@@ -18,7 +18,8 @@ import * as ChatEndpoint from "./ChatEndpoint.ts"
  *
  * `content` is the text of a user's message, or messages; its places are `{context}`, what the draft was written for, and
  * `{draft}`, each on a line of its own between labels. `answer`: where given, the model may reason first, and what stands
- * after the last occurrence of this text is its critique.
+ * after the last occurrence of this text is its critique. `nothing`: where given, what the model is told to reply where the
+ * draft is good as it is; case and punctuation do not matter.
  *
  * @category models
  * @since 0.1.0
@@ -26,6 +27,7 @@ import * as ChatEndpoint from "./ChatEndpoint.ts"
 export interface Template {
   readonly content: Prompt.Content
   readonly answer?: string
+  readonly nothing?: string
 }
 
 /**
@@ -47,13 +49,17 @@ export const mostImportant: Template = {
       content:
         "Task:\n{context}\n\nDraft:\n{draft}\n\n" +
         "What you do now: Write the one most important piece of feedback on this draft, so that its writer knows what to " +
-        "change, in one or two sentences. No list, and not a new draft. Reply with the feedback only."
+        "change, in one or two sentences. No list, and not a new draft. Reply with the feedback only, or with " +
+        "Nothing to change. if the draft is good as it is."
     }
-  ]
+  ],
+  nothing: "Nothing to change."
 }
 
 /**
- * The template, {@link mostImportant} by default, and the most characters of a critique, 600 by default.
+ * The template, {@link mostImportant} by default, and the most characters of a critique, 600 by default. `unusable`: whether a
+ * draft fails (the default) of which the model twice said nothing that could be a critique, or counts as one that it has
+ * nothing to say of, so that a run of many drafts goes on without it.
  *
  * @category models
  * @since 0.1.0
@@ -61,13 +67,19 @@ export const mostImportant: Template = {
 export interface Options {
   readonly template?: Template
   readonly maxLength?: number
+  readonly unusable?: "fail" | "skip"
 }
 
 const places: PromptTemplate.Places = { known: ["context", "draft"], needed: ["draft"] }
 
-const check = ({ answer, content }: Template, maxLength: number): void => {
+const wordsOf = (text: string): string => (text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []).join(" ")
+
+const check = ({ answer, content, nothing }: Template, maxLength: number): void => {
   PromptTemplate.check(content, places)
   if (answer?.trim() === "") throw new RangeError("the text before a critic's answer is empty")
+  if (nothing !== undefined && wordsOf(nothing) === "") {
+    throw new RangeError("what a critic replies where it has nothing to say has no word")
+  }
   if (!(Number.isInteger(maxLength) && maxLength >= 1)) {
     throw new RangeError(`maxLength must be a whole number from 1, not ${maxLength}`)
   }
@@ -120,8 +132,9 @@ const excerpt = (text: string): string => JSON.stringify(text.length > 200 ? `${
  * place (see `PromptTemplate.filler`), and texts such as `<|im_end|>` are removed from them. Of the reply, a block of
  * `<think>`, such texts, a label `Feedback:` or `Critique:`, quotation marks around the whole and white space at its ends are
  * no part of the critique. One that is empty, longer than `maxLength` or cut off at the endpoint's `maxTokens` is shown to the
- * model and asked for once more; the second time it is a `FeedbackSourceError`, never cut to size. Where the endpoint gives
- * up, its `ChatError` is the cause.
+ * model and asked for once more; the second time it is a `FeedbackSourceError`, never cut to size. A draft that is good as it
+ * is, and with `unusable: "skip"` one without a usable critique, is such an error with `nothing`, which methods leave out and
+ * count. Where the endpoint gives up, its `ChatError` is the cause, whatever `unusable` says.
  *
  * Retries, limits and the cache are the endpoint's: the same draft with the same template is asked about once. As many
  * drafts may be asked about at a time as the endpoint allows; `concurrency` says how many.
@@ -147,9 +160,10 @@ export const make = (
   endpoint: ChatEndpoint.ChatEndpoint,
   options: Options = {}
 ): FeedbackSource.FeedbackSourceShape => {
-  const { maxLength = 600, template = mostImportant } = options
+  const { maxLength = 600, template = mostImportant, unusable = "fail" } = options
   check(template, maxLength)
   const { answer, content } = template
+  const good = template.nothing === undefined ? undefined : wordsOf(template.nothing)
   const fill = PromptTemplate.filler(content, unknown)
   const source = endpoint.name
 
@@ -172,19 +186,26 @@ export const make = (
       draft: clean(completion)
     })
     const messages = typeof filled === "string" ? [{ role: "user", content: filled }] : filled
+    const nothing = (why: string) =>
+      new FeedbackSource.FeedbackSourceError({ source, reason: `${draft}: ${why}`, nothing: true })
+    const used = (critique: string) =>
+      wordsOf(critique) === good
+        ? Effect.fail(nothing(`it is good as it is, by ${JSON.stringify(critique)}`))
+        : Effect.succeed({ prompt, completion, critique })
     const first = yield* ask(messages)
-    if (first.isUsable) return { prompt, completion, critique: first.critique }
+    if (first.isUsable) return yield* used(first.critique)
     const end = answer === undefined ? "Reply with" : `End your reply with ${answer} and`
     const second = yield* ask([
       ...messages,
       { role: "assistant", content: first.reply.content },
       { role: "user", content: `${end} one piece of feedback on the draft, of at most ${maxLength} characters.` }
     ])
-    if (second.isUsable) return { prompt, completion, critique: second.critique }
+    if (second.isUsable) return yield* used(second.critique)
     const advice = second.isCut ? "; it was cut off, so raise the endpoint's maxTokens" : ""
     const said = `${excerpt(first.reply.content)} and ${excerpt(second.reply.content)}`
-    const reason = `${draft}: asked twice for a critique of 1 to ${maxLength} characters, it answered ${said}${advice}`
-    return yield* new FeedbackSource.FeedbackSourceError({ source, reason })
+    const why = `asked twice for a critique of 1 to ${maxLength} characters, it answered ${said}${advice}`
+    if (unusable === "skip") return yield* nothing(why)
+    return yield* new FeedbackSource.FeedbackSourceError({ source, reason: `${draft}: ${why}` })
   })
   return { ...FeedbackSource.fromLabeller(source, {}), concurrency: endpoint.concurrency, critique }
 }

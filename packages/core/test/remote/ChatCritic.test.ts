@@ -147,9 +147,50 @@ describe("a language model as a critic", () => {
           assert.strictEqual(error.source, critic.name)
           assert.match(error.reason, /^the draft "Go away\.": asked twice/)
           assert.match(error.reason, reason)
+          assert.isUndefined(error.nothing)
           assert.lengthOf(server.requests, 2)
+
+          const skipping = yield* setting([reply], { maxLength, unusable: "skip" })
+          const skipped = yield* Effect.flip(skipping.critic.critique(attempt))
+          assert.deepStrictEqual([skipped.reason, skipped.nothing], [error.reason, true])
         })
       )
+  )
+
+  it.effect.each<readonly [string, string, ChatCritic.Options]>([
+    ["Nothing to change.", "as it was told", {}],
+    ['Feedback: "nothing to change"', "in its own spelling", {}],
+    ["Fine!", "in words of another template", { template: { ...plain, nothing: "FINE" } }]
+  ])("has nothing to say of a draft when it replies %s, %s", ([reply, , options]) =>
+    run(
+      Effect.gen(function* () {
+        const { critic, server } = yield* setting([reply], options)
+        const { nothing, reason } = yield* Effect.flip(critic.critique(attempt))
+        assert.isTrue(nothing)
+        assert.match(reason, /^the draft "Go away\.": it is good as it is, by /)
+        assert.lengthOf(server.requests, 1)
+      })
+    )
+  )
+
+  it.effect("says the words of another template like any others", () =>
+    run(
+      Effect.gen(function* () {
+        const { critic } = yield* setting(["Nothing to change."], { template: plain })
+        assert.strictEqual((yield* critic.critique(attempt)).critique, "Nothing to change.")
+      })
+    )
+  )
+
+  it.effect("fails where the endpoint gives up, also when it may leave drafts out", () =>
+    run(
+      Effect.gen(function* () {
+        const { critic } = yield* setting(["Be kind."], { unusable: "skip" }, { limit: { requests: 0 } })
+        const { cause, nothing } = yield* Effect.flip(critic.critique(attempt))
+        assert.isUndefined(nothing)
+        assert.instanceOf(cause, ChatEndpoint.ChatError)
+      })
+    )
   )
 
   it.effect("is shown its reply when it is asked again, and the second one is taken", () =>
@@ -220,6 +261,7 @@ describe("a language model as a critic", () => {
     ["its places are {context}, {draft}", { template: { content: "{prompt} {draft}" } }],
     ["lacks {draft}", { template: { content: "{context}" } }],
     ["before a critic's answer is empty", { template: { ...plain, answer: " " } }],
+    ["nothing to say has no word", { template: { ...plain, nothing: "..." } }],
     ["maxLength must be a whole number from 1, not 0", { maxLength: 0 }]
   ])("refuses settings: %s", ([reason, options]) =>
     run(
