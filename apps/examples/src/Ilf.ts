@@ -53,7 +53,7 @@ const flags = {
   )
 }
 
-const full = { training: [100, 300, 800], test: 300, rankings: 400, ranked: 200, perCell: 50 }
+const full = { training: [100, 300, 800], test: 300, rankings: 400, ranked: 600, perCell: 50 }
 const quick = { training: [8, 16], test: 12, rankings: 32, ranked: 12, perCell: 1 }
 
 const batchSize = 16
@@ -75,7 +75,8 @@ export const command = Command.make(
     const finish = Effect.fn("Ilf.finish")(function* (
       scores: ReadonlyArray<Score.Score>,
       sections: ReadonlyArray<Report.Section>,
-      datasets: ReadonlyArray<Provenance.Dataset>
+      datasets: ReadonlyArray<Provenance.Dataset>,
+      judges: ReadonlyArray<{ readonly name: string; readonly source: string }> = []
     ) {
       const seconds = ((yield* Clock.currentTimeMillis) - started) / 1000
       const summary = yield* SummaryFile.write(out, { example: "ilf", scores, versions, seed, seconds })
@@ -83,7 +84,7 @@ export const command = Command.make(
         title: "Imitation learning from language feedback",
         provenance: Provenance.make({
           seeds: { everything: seed },
-          models: [{ name: "base", source: chosen.model }],
+          models: [{ name: "base", source: chosen.model }, ...judges],
           datasets
         }),
         sections
@@ -133,7 +134,8 @@ export const command = Command.make(
       }
       const sizes = chosen.quick ? quick : full
       const desk = IlfDesk.make(sizes, seed)
-      const judge = InstructRm.make(reference, { templates: IlfDesk.judgements, context: IlfDesk.context })
+      const judging = yield* OrtPolicy.make(yield* Pretrained.load(IlfDesk.judgeModel))
+      const judge = InstructRm.make(judging, { templates: IlfDesk.judgements, context: IlfDesk.context })
       const trained = yield* IlfTraining.train({
         desk,
         sizes: sizes.training,
@@ -159,7 +161,7 @@ export const command = Command.make(
         seed
       })
       for (const line of Comparison.table(measured.told)) yield* Console.log(line)
-      yield* finish(measured.scores, measured.sections, [])
+      yield* finish(measured.scores, measured.sections, [], [{ name: "judge", source: IlfDesk.judgeModel }])
     })
     yield* CommonFlags.run(program, chosen, out)
   })

@@ -1,9 +1,10 @@
 /**
  * What imitation learning from language feedback works with on the help desk: tickets, a critic who knows what is wrong with a
- * summary, and the prompts in which the base model was taught to refine and to judge.
+ * summary, and the prompts in which models were taught to refine and to judge.
  *
  * @since 0.1.0
  */
+import { fileURLToPath } from "node:url"
 import {
   type Critique,
   type Demonstration,
@@ -126,18 +127,27 @@ const judged = (fields: ReadonlyArray<string>, question: string): InstructRm.Tem
 const follows = "Does it follow the critique?"
 
 /**
- * An ensemble of five prompts for judgements: the one in which the base model was taught to judge, and four that put it
- * otherwise. The five of `InstructRm` are longer than the model's context.
+ * Folder of the shipped judge: the base model, taught by `TeachJudge` to judge with the ticket in view. The base model itself
+ * was taught without, and cannot see a wrong fact.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const judgeModel = fileURLToPath(new URL("../models/desk-judge", import.meta.url))
+
+/**
+ * An ensemble of five prompts for judgements, in which {@link judgeModel} was taught to judge. The five of `InstructRm` are
+ * longer than the model's context.
  *
  * @category constants
  * @since 0.1.0
  */
 export const judgements: ReadonlyArray<InstructRm.Template> = [
-  judged(["Draft: {draft}", "Critique: {critique}"], follows),
-  judged(["Critique: {critique}", "Draft: {draft}"], follows),
   judged(["Ticket: {context}", "Draft: {draft}", "Critique: {critique}"], follows),
-  judged(["Draft: {draft}", "Critique: {critique}"], "Does the refinement follow the critique?"),
-  judged(["Critique: {critique}", "Draft: {draft}", "Critique: {critique}"], follows)
+  judged(["Ticket: {context}", "Critique: {critique}", "Draft: {draft}"], follows),
+  judged(["Critique: {critique}", "Ticket: {context}", "Draft: {draft}"], follows),
+  judged(["Ticket: {context}", "Draft: {draft}", "Critique: {critique}"], "Does the refinement follow the critique?"),
+  judged(["Critique: {critique}", "Ticket: {context}", "Draft: {draft}", "Critique: {critique}"], follows)
 ]
 
 /**

@@ -27,7 +27,7 @@ import * as IlfDesk from "./IlfDesk.ts"
  *
  * **Details**
  *
- * The `reference` drafts, refines and, as `judge`, selects; it is what `learnerOf` makes new learners of. Each training keeps its
+ * The `reference` drafts and refines, and `judge` selects; the reference is what `learnerOf` makes new learners of. Each training keeps its
  * run and its model in a folder of its own in `directory`.
  *
  * @category models

@@ -11,6 +11,7 @@ import * as Ilf from "./Ilf.ts"
 import * as Pretrain from "./Pretrain.ts"
 import * as Rlhf from "./Rlhf.ts"
 import * as SupervisedFineTuning from "./SupervisedFineTuning.ts"
+import * as TeachJudge from "./TeachJudge.ts"
 import { versions } from "./Versions.ts"
 
 Command.make("example").pipe(
@@ -20,6 +21,7 @@ Command.make("example").pipe(
     Rlhf.command,
     Ilf.command,
     Pretrain.command,
+    TeachJudge.command,
     Evaluation.command
   ]),
   Command.run({ version: versions["attune"]! }),
