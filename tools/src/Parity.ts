@@ -177,10 +177,11 @@ const examplesOf = (ids: Tensor.Tensor, mask: Tensor.Tensor, labels: Tensor.Tens
 
 type Examples = ReturnType<typeof examplesOf>
 
-const gradientGraph = (policy: OrtPolicy.OrtPolicy, rmsNorm: "fused" | "plain") => {
+const gradientGraph = (policy: OrtPolicy.OrtPolicy, provider: Device.Provider) => {
+  const rmsNorm = provider === "webgpu" ? "plain" : "fused"
   const step = OrtLearner.trainStep(policy, Sft.loss, Optimizer.adamW({ learningRate: 1 }), { rmsNorm })
-  // Products as in the graphs that train.
-  const g = Graph.make("gradients", undefined, { numerics: "invariant" })
+  // Sums as in the graphs that train.
+  const g = Graph.make("gradients", undefined, { numerics: Device.numerics(provider) })
   for (const { dtype, name, shape } of step.batch) Graph.input(g, name, dtype, shape)
   const parameters = step.parameters.map(({ name, shape }) => Graph.input(g, name, "float32", shape))
   const of = (name: string) => Graph.value(g, name)
@@ -220,8 +221,7 @@ const compareGradients = Effect.fnUntraced(function* (
   golden: Tensors
 ) {
   const device = yield* Device.Device
-  const rmsNorm = device.provider === "webgpu" ? "plain" : "fused"
-  const graph = yield* Effect.fromResult(gradientGraph(policy, rmsNorm))
+  const graph = yield* Effect.fromResult(gradientGraph(policy, device.provider))
   const session = yield* device.compile(Model.encode(graph), { name: "gradients" })
   const outputs = yield* session.run({ ...Object.fromEntries(yield* policy.parameters), ...batchFeeds(examples) })
   let gradient = { worst: 0, tensor: "" }

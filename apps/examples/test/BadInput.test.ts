@@ -166,6 +166,9 @@ describe("flags", () => {
     ["sft", "--rowz", "3"],
     ["pretrain", "--steps", "0"],
     ["pretrain", "--batch", "0"],
+    ["teach-judge", "--days", "0"],
+    ["teach-judge", "--steps", "0"],
+    ["teach-judge", "--batch", "0"],
     ["evaluate", "--rows", "0"],
     ["evaluate", "--max-new-tokens", "0"],
     ["evaluate", "--resume"]

@@ -15,8 +15,8 @@ import * as UserFunction from "./UserFunction.ts"
 import * as VisibleText from "./VisibleText.ts"
 
 /**
- * Reports feedback that a source does not have or could not give. `nothing`: it looked at the answer and has nothing to say,
- * so that a method may leave it out and go on.
+ * Reports feedback that a source does not have or could not give. `nothing`: it looked at the answer and has nothing to say
+ * that could be used, so that a method may leave it out and go on.
  *
  * @category errors
  * @since 0.1.0

@@ -106,9 +106,9 @@ export interface Options extends Run.KeepOptions, Pick<Selection.SelectOptions, 
  *
  * **Details**
  *
- * `undrafted`: prompts that left no room for a draft. `uncriticised`: drafts of which the critic had nothing to say.
- * `unrefined`: critiques that were skipped, or of which all refinements are empty. What a round begins with is counted
- * once: `starts = undrafted + uncriticised + unrefined + questions`.
+ * `undrafted`: prompts that left no room for a draft. `uncriticised`: drafts of which the critic had nothing to say that
+ * could be used. `unrefined`: critiques that were skipped, or of which all refinements are empty. What a round begins with
+ * is counted once: `starts = undrafted + uncriticised + unrefined + questions`.
  *
  * @category models
  * @since 0.1.0

@@ -32,8 +32,8 @@ export interface Source {
 }
 
 /**
- * How decoding is divided. `chunk`: steps between two merges of the cache; on a GPU the results depend on it in the last
- * bits of the log-probs. `stepsPerRun`: steps of one run, rounded up to whole chunks, without influence on the results; by
+ * How decoding is divided. `chunk`: steps between two merges of the cache; on a GPU and in models with
+ * products of more than 384 terms the results depend on it in the last bits of the log-probs. `stepsPerRun`: steps of one run, rounded up to whole chunks, without influence on the results; by
  * default as many as are thought to take a quarter of a second.
  *
  * @category models
@@ -139,6 +139,9 @@ export const make = Effect.fn("OrtSampler.make")(function* (
     const { options, rows } = yield* Effect.fromResult(read)
     const { batchSize } = options
     const sorted = rows.toSorted((a, b) => a.prompt.length - b.prompt.length)
+    // Of nearly equal sizes: what is left over is not a row alone, whose sums have another order.
+    const parts = Math.ceil(sorted.length / batchSize)
+    const cut = (i: number) => Math.floor((i * sorted.length) / parts)
     const stopTokens = options.stopTokens ?? tokenizer.stopIds
     return {
       options,
@@ -150,9 +153,7 @@ export const make = Effect.fn("OrtSampler.make")(function* (
         chunk,
         numerics: Device.numerics(device.provider)
       },
-      batches: Array.from({ length: Math.ceil(sorted.length / batchSize) }, (_, i) =>
-        sorted.slice(i * batchSize, (i + 1) * batchSize)
-      )
+      batches: Array.from({ length: parts }, (_, i) => sorted.slice(cut(i), cut(i + 1)))
     }
   })
 

@@ -58,8 +58,8 @@ export const mostImportant: Template = {
 
 /**
  * The template, {@link mostImportant} by default, and the most characters of a critique, 600 by default. `unusable`: whether a
- * draft fails (the default) of which the model twice said nothing that could be a critique, or counts as one that it has
- * nothing to say of, so that a run of many drafts goes on without it.
+ * draft fails (the default) of which the model twice said nothing that could be a critique, or is left out with a warning, as
+ * one that it has nothing to say of, so that a run of many drafts goes on without it.
  *
  * @category models
  * @since 0.1.0
@@ -164,6 +164,8 @@ export const make = (
   check(template, maxLength)
   const { answer, content } = template
   const good = template.nothing === undefined ? undefined : wordsOf(template.nothing)
+  const orNothing =
+    good === undefined ? "" : `, or with ${JSON.stringify(template.nothing)} if the draft is good as it is`
   const fill = PromptTemplate.filler(content, unknown)
   const source = endpoint.name
 
@@ -179,7 +181,8 @@ export const make = (
         )
       const critique = critiqueIn(reply.content, answer)
       const isCut = reply.finishReason === "length"
-      return { reply, critique, isCut, isUsable: critique !== "" && critique.length <= maxLength && !isCut }
+      const isGood = !isCut && wordsOf(critique) === good
+      return { reply, critique, isCut, isGood, isUsable: critique !== "" && critique.length <= maxLength && !isCut }
     })
     const filled = fill({
       context: clean(Prompt.transcript(prompt)),
@@ -188,23 +191,27 @@ export const make = (
     const messages = typeof filled === "string" ? [{ role: "user", content: filled }] : filled
     const nothing = (why: string) =>
       new FeedbackSource.FeedbackSourceError({ source, reason: `${draft}: ${why}`, nothing: true })
-    const used = (critique: string) =>
-      wordsOf(critique) === good
-        ? Effect.fail(nothing(`it is good as it is, by ${JSON.stringify(critique)}`))
-        : Effect.succeed({ prompt, completion, critique })
     const first = yield* ask(messages)
-    if (first.isUsable) return yield* used(first.critique)
+    if (first.isGood) return yield* nothing(`it is good as it is, by ${JSON.stringify(first.critique)}`)
+    if (first.isUsable) return { prompt, completion, critique: first.critique }
     const end = answer === undefined ? "Reply with" : `End your reply with ${answer} and`
     const second = yield* ask([
       ...messages,
       { role: "assistant", content: first.reply.content },
-      { role: "user", content: `${end} one piece of feedback on the draft, of at most ${maxLength} characters.` }
+      {
+        role: "user",
+        content: `${end} one piece of feedback on the draft, of at most ${maxLength} characters${orNothing}.`
+      }
     ])
-    if (second.isUsable) return yield* used(second.critique)
+    if (second.isGood) return yield* nothing(`it is good as it is, by ${JSON.stringify(second.critique)}`)
+    if (second.isUsable) return { prompt, completion, critique: second.critique }
     const advice = second.isCut ? "; it was cut off, so raise the endpoint's maxTokens" : ""
     const said = `${excerpt(first.reply.content)} and ${excerpt(second.reply.content)}`
     const why = `asked twice for a critique of 1 to ${maxLength} characters, it answered ${said}${advice}`
-    if (unusable === "skip") return yield* nothing(why)
+    if (unusable === "skip") {
+      yield* Effect.logWarning(`${source}: left out ${draft}: ${why}`)
+      return yield* nothing(why)
+    }
     return yield* new FeedbackSource.FeedbackSourceError({ source, reason: `${draft}: ${why}` })
   })
   return { ...FeedbackSource.fromLabeller(source, {}), concurrency: endpoint.concurrency, critique }

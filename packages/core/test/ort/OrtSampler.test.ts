@@ -74,7 +74,7 @@ describe("OrtSampler", () => {
   for (const [name, base] of [
     ["llama", TestModel.llama()],
     ["gpt2", TestModel.gpt2()],
-    ["llama of width 64", TestModel.wide()]
+    ["llama of width 160", TestModel.wide()]
   ] as const) {
     const prompts = randomPrompts(32, 3)
     const rowSeeds = prompts.map((_, i) => 1000 + i)

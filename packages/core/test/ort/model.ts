@@ -52,11 +52,11 @@ export const llama = (seed = 1, padId?: number): Pretrained =>
 
 /** Wide enough for the products of a graph that samples to be summed in blocks. */
 export const wide = (seed = 1): Pretrained => {
-  const model = pretrained(Tiny.llama({ hidden_size: 64, intermediate_size: 128, max_position_embeddings: 96 }), seed)
-  // Eight times as many terms as in the other models: kept to results as large as theirs, or rounding grows with them.
+  const model = pretrained(Tiny.llama({ hidden_size: 160, intermediate_size: 256, max_position_embeddings: 96 }), seed)
+  // Twenty times as many terms as in the other models: kept to results as large as theirs, or rounding grows with them.
   const scaled = ({ data, shape }: Tensor.Tensor<"float32">) =>
     Tensor.float32(
-      data.map((value) => value / Math.sqrt(8)),
+      data.map((value) => value / Math.sqrt(20)),
       shape
     )
   const weights = Array.from(model.weights, ([name, tensor]) => {

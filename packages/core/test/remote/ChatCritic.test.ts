@@ -160,7 +160,8 @@ describe("a language model as a critic", () => {
   it.effect.each<readonly [string, string, ChatCritic.Options]>([
     ["Nothing to change.", "as it was told", {}],
     ['Feedback: "nothing to change"', "in its own spelling", {}],
-    ["Fine!", "in words of another template", { template: { ...plain, nothing: "FINE" } }]
+    ["Fine!", "in words of another template", { template: { ...plain, nothing: "FINE" } }],
+    ["Nothing to change.", "which is longer than a critique may be", { maxLength: 8 }]
   ])("has nothing to say of a draft when it replies %s, %s", ([reply, , options]) =>
     run(
       Effect.gen(function* () {
@@ -202,7 +203,12 @@ describe("a language model as a critic", () => {
         assert.deepStrictEqual(second!.slice(0, 2), first!)
         assert.deepStrictEqual(second!.slice(2), [
           { role: "assistant", content: "far too long" },
-          { role: "user", content: "Reply with one piece of feedback on the draft, of at most 8 characters." }
+          {
+            role: "user",
+            content:
+              'Reply with one piece of feedback on the draft, of at most 8 characters, or with "Nothing to change." if ' +
+              "the draft is good as it is."
+          }
         ])
       })
     )
